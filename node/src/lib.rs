@@ -1,1 +1,4 @@
-//! Being built.
+//! The Diskstream server: logins, sessions, streaming, cache, metrics.
+//!
+//! `shard` is the pure machine that takes every decision; `event_loop` drives it on a ring. See `docs/ARCHITECTURE.md`.
+#![deny(unsafe_code)]
