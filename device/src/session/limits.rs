@@ -1,0 +1,105 @@
+//! Every bound and timer of the device's machine, with its origin.
+
+use diskstream_wire::Nanos;
+
+/// Servers that a configuration may name. Guess: PVS takes 4 (BIOS) or 32 (UEFI).
+pub const SERVERS_MAX: usize = 32;
+/// Reads that callers may have outstanding. Guess: several NBD connections with deep queues.
+pub const READS_MAX: usize = 4096;
+/// Bytes of one caller's read. Derived: qemu and the kernel's NBD client stay below 32 MiB.
+pub const READ_CALL_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Requests on the wire: the slot number is the low bits of the request id. Derived: a granted buffer of 4 MiB holds
+/// 1,820 datagrams, which are 606 requests of 4 KiB; the next power of two.
+pub const REQUESTS_MAX: usize = 1 << REQUEST_SLOT_BITS;
+/// Low bits of a request id that name its slot; the other 54 are unpredictable.
+pub const REQUEST_SLOT_BITS: u32 = 10;
+/// Questions about extents that may be outstanding. Guess: one per NBD connection, with room.
+pub const EXTENT_QUESTIONS_MAX: usize = 64;
+/// Single datagrams (acknowledgements, closes) that wait to be sent. Past it the oldest duty is repeated by its peer.
+pub const CONTROLS_MAX: usize = 32;
+/// Requests in one train: every kernel with UDP segmentation takes 64 segments.
+pub const TRAIN_SEGMENTS_MAX: usize = 64;
+/// Bytes of the longest train or datagram that [`super::Session::poll_send`] writes: a padded path probe.
+pub const TRAIN_BYTES_MAX: usize = diskstream_wire::limits::DATAGRAM_BYTES_MAX;
+const _: () = assert!(TRAIN_SEGMENTS_MAX * diskstream_wire::Read::BYTES <= TRAIN_BYTES_MAX);
+
+/// Fragments that a new path may have in flight (RFC 6928).
+pub const WINDOW_FRAGMENTS_FIRST: u32 = 10;
+/// Fewest fragments in flight: one unit at the smallest fragment size.
+pub const WINDOW_FRAGMENTS_MIN: u32 = 4;
+/// A path idle for this long starts anew with one read. Guess, after RFC 2861.
+pub const IDLE_RESTART: Nanos = Nanos::from_secs(1);
+
+/// Least allowance for variation in a time-out. Derived: a node says `Pending` after 10 ms; 2 ms for its turn and ours,
+/// so that a slow disk is not mistaken for a lost request.
+pub const RTO_SLACK_MIN: Nanos = Nanos::from_millis(12);
+/// Longest time between repeats of a request on a path that shows life.
+pub const RTO_MAX: Nanos = Nanos::from_secs(1);
+/// The round trip that is assumed until one was measured. Guess: a campus network.
+pub const RTT_ASSUMED: Nanos = Nanos::from_millis(10);
+/// Least reordering that is tolerated before a hole counts as lost. Guess: interrupt moderation and GRO hold datagrams
+/// back by some hundred microseconds.
+pub const REORDER_MIN: Nanos = Nanos::from_millis(1);
+/// After `Pending`, the read is asked for again this much later; doubled each time up to [`RTO_MAX`].
+pub const PENDING_RECHECK: Nanos = Nanos::from_millis(100);
+
+/// Time between probes of a silent node (design, section 6).
+pub const PROBE_INTERVAL: Nanos = Nanos::from_millis(20);
+/// Unanswered probes after which the node counts as gone (design, section 6).
+pub const PROBES_SILENT_MAX: u32 = 8;
+/// Probes of a node that counts as gone slow down to this interval while another is sought.
+pub const PROBE_INTERVAL_MAX: Nanos = Nanos::from_millis(500);
+
+/// First wait for the answer to a login step.
+pub const STEP_RETRY_FIRST: Nanos = Nanos::from_millis(100);
+/// Longest wait between repeats of a login step.
+pub const STEP_RETRY_MAX: Nanos = Nanos::from_millis(800);
+/// Times that a login step is sent before the candidate is given up: 100 + 200 + 400 + 800 ms.
+pub const STEP_TRIES_MAX: u32 = 4;
+/// Time after which the next candidate is asked as well.
+pub const CANDIDATE_STAGGER: Nanos = Nanos::from_millis(30);
+/// First wait after a round of asking every candidate in vain.
+pub const ROUND_WAIT_FIRST: Nanos = Nanos::from_millis(200);
+/// Longest such wait. Derived: devices must read again within a second of a node's return.
+pub const ROUND_WAIT_MAX: Nanos = Nanos::from_millis(800);
+/// Wait after a refusal that may pass (no node, no room, version pending).
+pub const REFUSED_WAIT_SOON: Nanos = Nanos::from_secs(2);
+/// Wait after a refusal that a person must mend.
+pub const REFUSED_WAIT_LATE: Nanos = Nanos::from_secs(10);
+/// Longest wait that a busy node can impose.
+pub const BUSY_WAIT_MAX: Nanos = Nanos::from_secs(300);
+/// Reads that are held for longer than this are an event.
+pub const HOLDING_REPORT: Nanos = Nanos::from_secs(1);
+
+/// Time between repeats of `SessionClose`.
+pub const CLOSE_INTERVAL: Nanos = Nanos::from_millis(200);
+/// Times that `SessionClose` is sent.
+pub const CLOSE_TRIES_MAX: u32 = 3;
+/// `StoreError`s after which a device moves (design, section 6).
+pub const STORE_ERRORS_MOVE: u32 = 3;
+/// Wait before a range that a node's store refused is asked for again there.
+pub const STORE_ERROR_WAIT: Nanos = Nanos::from_millis(50);
+
+/// Bounds of the keep-alive interval that a node may set.
+pub const KEEP_ALIVE_BOUNDS: (Nanos, Nanos) = (Nanos::from_secs(1), Nanos::from_secs(300));
+/// Wait for the answer to a path probe.
+pub const PATH_PROBE_WAIT: Nanos = Nanos::from_millis(250);
+/// Times that each datagram size is probed.
+pub const PATH_PROBE_TRIES: u32 = 2;
+/// A path that carried less than was hoped is probed again after this. Guess.
+pub const PATH_PROBE_AGAIN: Nanos = Nanos::from_secs(600);
+/// Lost full-size sends, while small datagrams arrive, after which the fragment size falls back.
+pub const FULL_SIZE_LOST_MAX: u32 = 2;
+
+/// Bytes that a datagram of the size `data_bytes` occupies in a receive buffer.
+///
+/// Measured for 1376: 212,992 granted bytes hold 92 datagrams. Derived for the others: 256 bytes of bookkeeping and the
+/// kernel's next size class.
+#[must_use]
+pub const fn receive_bytes(size: diskstream_wire::FragmentSize) -> u32 {
+    match size {
+        diskstream_wire::FragmentSize::B1024 | diskstream_wire::FragmentSize::B1376 => 2304,
+        diskstream_wire::FragmentSize::B4096 => 8448,
+        diskstream_wire::FragmentSize::B8192 => 16_640,
+    }
+}

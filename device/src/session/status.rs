@@ -1,0 +1,143 @@
+//! What a device tells about itself: counters and a snapshot for people.
+
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+/// Plain counters; they only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    /// Callers' reads completed without error.
+    pub reads: u64,
+    /// Callers' reads that ended with an error.
+    pub reads_failed: u64,
+    /// Bytes of completed reads.
+    pub read_bytes: u64,
+    /// Requests sent, repeats included.
+    pub requests: u64,
+    /// Requests sent again because fragments did not arrive.
+    pub retries: u64,
+    /// Fragments that were new.
+    pub fragments: u64,
+    /// Fragments that had arrived before, or whose read was over.
+    pub fragments_late: u64,
+    /// Units marked as zeros.
+    pub zero_units: u64,
+    /// Units whose integrity sum did not match.
+    pub sum_mismatches: u64,
+    /// `Pending` answers.
+    pub pending: u64,
+    /// `Busy` answers.
+    pub busy: u64,
+    /// `StoreError` answers.
+    pub store_errors: u64,
+    /// `WrongGeneration` answers, and nodes with another content.
+    pub wrong_content: u64,
+    /// `UnknownSession` answers.
+    pub unknown_session: u64,
+    /// Probes of a silent node.
+    pub probes: u64,
+    /// Moves to another node, or new sessions at the same.
+    pub moves: u64,
+    /// The same by cause, in the order of [`super::MoveCause::ALL`].
+    pub moves_by_cause: [u64; 7],
+    /// Times that a node fell silent and spoke again before the device had moved.
+    pub moves_averted: u64,
+    /// Full logins completed.
+    pub logins: u64,
+    /// Logins by ticket completed.
+    pub reconnects: u64,
+    /// Refusals at login.
+    pub rejects: u64,
+    /// Notices acknowledged.
+    pub notices: u64,
+    /// Datagrams received.
+    pub datagrams_in: u64,
+    /// Datagrams sent.
+    pub datagrams_out: u64,
+    /// Datagrams that are no message of ours.
+    pub malformed: u64,
+    /// Datagrams with a foreign tag or transaction, or from an address that was not asked.
+    pub foreign: u64,
+    /// Datagrams of our session that say what cannot be (a fragment that does not fit its read, an endpoint outside
+    /// the node list).
+    pub implausible: u64,
+    /// Lost full-size datagrams that made the fragment size fall back.
+    pub size_fallbacks: u64,
+}
+
+/// What a device is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Not yet admitted.
+    LoggingIn,
+    /// Reads are served.
+    Streaming,
+    /// Reads are served while the device logs in at another node.
+    Moving,
+    /// No node serves; reads are held.
+    Holding,
+    /// Saying goodbye.
+    Closing,
+    /// Over.
+    Closed,
+}
+
+impl State {
+    /// A label for people.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            State::LoggingIn => "logging in",
+            State::Streaming => "streaming",
+            State::Moving => "moving",
+            State::Holding => "holding",
+            State::Closing => "closing",
+            State::Closed => "closed",
+        }
+    }
+}
+
+/// A snapshot for `status` and the tray.
+#[derive(Clone, Debug, Serialize)]
+pub struct SessionStatus {
+    /// What the device is doing.
+    pub state: State,
+    /// Login address of the node that serves.
+    pub node: Option<SocketAddr>,
+    /// Address and port of its I/O service.
+    pub io: Option<SocketAddr>,
+    /// Nodes that hold the identical content, this one included.
+    pub eligible_nodes: usize,
+    /// Whether the vDisk is pinned to one node, so that there is no failover.
+    pub pinned: bool,
+    /// Name of the vDisk.
+    pub vdisk: String,
+    /// Name that the farm has for this device.
+    pub device_name: String,
+    /// Number of the version.
+    pub version: u32,
+    /// Content id in hexadecimal digits.
+    pub content_id: String,
+    /// Bytes of the vDisk.
+    pub size_bytes: u64,
+    /// Smoothed round trip in microseconds.
+    pub srtt_us: u64,
+    /// Its variation.
+    pub rttvar_us: u64,
+    /// Fragments that may be in flight.
+    pub window_fragments: u32,
+    /// Data bytes of a fragment.
+    pub fragment_bytes: usize,
+    /// Reads that wait for an answer.
+    pub outstanding: usize,
+    /// Repeats per request sent, since the start.
+    pub retry_rate: f64,
+    /// Milliseconds for which reads have been held; none: they are not.
+    pub holding_ms: Option<u64>,
+    /// Seconds since the ticket arrived.
+    pub ticket_age_s: Option<u64>,
+    /// The counters.
+    pub counters: Counters,
+}
