@@ -112,7 +112,7 @@ impl Header {
         out[16..32].fill(0);
     }
 
-    /// The tag of a datagram whose header is complete, without checking the rest.
+    /// The kind byte of a datagram, without checking anything else; none when there are too few bytes.
     #[must_use]
     pub fn peek_kind(bytes: &[u8]) -> Option<u8> {
         bytes.get(3).copied()

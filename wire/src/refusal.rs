@@ -3,7 +3,7 @@
 /// A reason for which bytes are no message. Each is also a counter of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// Fewer bytes than the header, or than the message's fixed part.
+    /// Fewer bytes arrived than the header has, or the length field names fewer than the message's fixed part.
     TooShort,
     /// The first two bytes are not ours.
     BadMagic,
@@ -11,7 +11,7 @@ pub enum Refusal {
     UnsupportedVersion,
     /// A kind that this version does not define.
     UnknownKind,
-    /// The length field names fewer bytes than the fixed part, or more than arrived.
+    /// The length field names fewer bytes than the header has, or more than arrived.
     BadLength,
 }
 

@@ -81,10 +81,10 @@ impl Endpoint {
     #[must_use]
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         let v6 = Ipv6Addr::from(self.address);
-        if self.port == 0 || v6.is_unspecified() {
+        let ip = v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4);
+        if self.port == 0 || ip.is_unspecified() {
             return None;
         }
-        let ip = v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4);
         Some(SocketAddr::new(ip, self.port))
     }
 }
