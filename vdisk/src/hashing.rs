@@ -76,6 +76,7 @@ pub(crate) fn hash(
     let reader = Reader { file, map, uncached: AtomicBool::new(true) };
 
     let mut done_bytes = 0;
+    let mut cancelled = false;
     let mut failures: Vec<HashFailure> = Vec::new();
     std::thread::scope(|scope| {
         let (report, reports) = mpsc::channel();
@@ -88,7 +89,6 @@ pub(crate) fn hash(
             .collect();
         // Only the workers' ends of the channel remain: the loop ends when they do.
         drop(report);
-        let mut cancelled = false;
         for piece_bytes in reports {
             done_bytes += piece_bytes;
             if !cancelled && progress(done_bytes, size_bytes).is_break() {
@@ -103,7 +103,7 @@ pub(crate) fn hash(
     if let Some(failure) = failures.into_iter().min_by_key(HashFailure::offset) {
         return Err(failure);
     }
-    if done_bytes < size_bytes {
+    if cancelled {
         return Err(HashFailure::Cancelled { done_bytes });
     }
     Ok(BlockHashes::from_hashes(size_bytes, hashes))

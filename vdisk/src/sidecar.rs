@@ -22,6 +22,8 @@ mod record;
 mod store;
 
 pub(crate) use record::Record;
+#[cfg(test)]
+pub(crate) use store::remove_leftovers;
 pub(crate) use store::{file_system_clock, load, save};
 
 use std::fmt;

@@ -136,3 +136,12 @@ pub(crate) fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     check(unsafe { libc::fallocate64(file.as_raw_fd(), mode, offset, len) })?;
     Ok(())
 }
+
+/// Waits until a descriptor is readable, at most this long; whether it is. For tests.
+#[cfg(test)]
+pub(crate) fn await_readable(fd: std::os::fd::BorrowedFd<'_>, timeout_ms: i32) -> bool {
+    let mut entry = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: passes one writable pollfd and its count; the descriptor is borrowed.
+    let ready = unsafe { libc::poll(&raw mut entry, 1, timeout_ms) };
+    ready == 1
+}

@@ -189,7 +189,7 @@ impl Drop for Temporary {
 const TEMPORARY_INFIX: &str = ".b3.tmp-";
 
 /// Removes what crashes left behind. Failing costs a few bytes of disk, so it is only a debug line.
-fn remove_leftovers(image: &Path, directory: &Path, now: Stamp) {
+pub(crate) fn remove_leftovers(image: &Path, directory: &Path, now: Stamp) {
     let Some(image_name) = image.file_name() else { return };
     let mut prefix = image_name.to_owned();
     prefix.push(TEMPORARY_INFIX);
