@@ -2,3 +2,5 @@
 //!
 //! `shard` is the pure machine that takes every decision; `event_loop` drives it on a ring. See `docs/ARCHITECTURE.md`.
 #![deny(unsafe_code)]
+
+pub mod cache;
