@@ -1,0 +1,704 @@
+//! One thread's dealings with the kernel: datagrams, disk reads, wake-ups. One turn is one system call.
+//!
+//! ```text
+//! loop:  handle completions → send(), read(), recycle() queue entries → turn(): submit all, wait, reap into an array
+//! ```
+//!
+//! * Nothing allocates after [`Ring::new`] but the control plane (`add_socket`, `add_file`).
+//! * Sends, reads and receives under way never exceed the completion queue; "full" is its own answer, with the plan.
+//! * The kernel's use of memory, and what dropping a ring does about it: `op.rs` and `drain.rs`.
+//!
+//! A ring stays on the thread that made it: the kernel is told that it has a single issuer.
+
+mod completion;
+mod config;
+mod drain;
+mod op;
+mod queues;
+mod reap;
+mod receive;
+mod table;
+mod transmit;
+
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use io_uring::{opcode, types};
+
+use crate::arena::{Arena, PIECE_BYTES};
+use crate::clock;
+use crate::features::Features;
+use crate::file::DirectFile;
+use crate::send::{SEGMENTS_MAX, SendPlan};
+use crate::stats::Stats;
+use crate::udp::UdpSocket;
+use crate::wake::Waker;
+
+pub use completion::{
+    Completion, Completions, Datagram, FileId, ReadPlan, Received, SocketId, Wait,
+};
+pub use config::{RingConfig, RingError};
+
+use config::{MESSAGES, Sizes};
+use op::{Class, Key, Slab, tag};
+use queues::Queues;
+use receive::ReceiveBuffers;
+use table::Table;
+use transmit::SendOp;
+
+/// Why a send was not taken; the plan comes back with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendRefused {
+    /// No slot or queue entry is free: try again after the next turn.
+    #[error("too many operations under way")]
+    Full,
+    /// The socket was removed.
+    #[error("no such socket")]
+    NoSocket,
+    /// The plan has no payload.
+    #[error("the plan is empty")]
+    Empty,
+    /// More segments than one send can have.
+    #[error("the plan has more than {SEGMENTS_MAX} segments")]
+    Segments,
+    /// A piece lies outside the arena, or the ring has none.
+    #[error("the plan names bytes outside the arena")]
+    OutsideArena,
+}
+
+impl SendRefused {
+    /// True when the same plan can be sent later.
+    #[must_use]
+    pub fn is_throttle(self) -> bool {
+        self == SendRefused::Full
+    }
+}
+
+/// No slot or queue entry is free: try again after the next turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many operations under way")]
+pub struct Full;
+
+/// See the [module](self).
+pub struct Ring {
+    /// Ahead of the memory that the kernel's entries name: closed first when dropped.
+    queues: Queues,
+    /// What the kernel may still be using: dropped by hand, or leaked, in `drain.rs`.
+    owned: ManuallyDrop<Owned>,
+    /// Tells this ring's received buffers from those of another.
+    id: u32,
+    sizes: Sizes,
+    features: Features,
+    stats: Stats,
+    /// Completions that sends and reads will bring.
+    expected: u32,
+    /// The eventfd's read is under way.
+    bell_armed: bool,
+    socket_capacity: u16,
+    file_capacity: u16,
+    /// Sockets that need a receive armed or a cancellation queued, or may; spares looking in each turn.
+    sockets_stale: bool,
+}
+
+/// Everything that entries point to, and what those point into.
+struct Owned {
+    sends: Slab<SendOp>,
+    reads: Slab<ReadOp>,
+    messages: Slab<Option<Waker>>,
+    receives: ReceiveBuffers,
+    sockets: Table<SocketSlot>,
+    files: Table<FileSlot>,
+    arena: Option<Arc<Arena>>,
+    waker: Waker,
+    /// Where the eventfd's counter is read to.
+    bell: Box<u64>,
+}
+
+struct ReadOp {
+    token: u64,
+    file: FileId,
+    len: u32,
+}
+
+struct SocketSlot {
+    socket: UdpSocket,
+    /// Receives under way.
+    receives: u16,
+    /// Other completions to come: sends' messages and cancellations.
+    others: u32,
+    closing: bool,
+    cancel_queued: bool,
+}
+
+struct FileSlot {
+    file: Arc<DirectFile>,
+    reads: u32,
+    closing: bool,
+}
+
+/// How entries name a socket or a file.
+#[derive(Clone, Copy)]
+enum Target {
+    Registered(u32),
+    Plain(RawFd),
+}
+
+/// Builds an entry with whichever kind of descriptor the target is.
+macro_rules! on_target {
+    ($target:expr, |$fd:ident| $entry:expr) => {
+        match $target {
+            Target::Registered(index) => {
+                let $fd = types::Fixed(index);
+                $entry
+            }
+            Target::Plain(raw) => {
+                let $fd = types::Fd(raw);
+                $entry
+            }
+        }
+    };
+}
+
+impl Ring {
+    /// A ring for the calling thread, with all its memory; `arena` is what reads and sends may name.
+    ///
+    /// Features that the kernel refuses now, though it seemed to have them (no locked memory left for registered buffers,
+    /// say), get their twin and a log line.
+    ///
+    /// # Errors
+    /// See [`RingError`].
+    pub fn new(config: &RingConfig, arena: Option<Arc<Arena>>) -> Result<Ring, RingError> {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let mut features = Features::probe().and(config.permit);
+        // Each needs the other.
+        let multishot = features.multishot_receive && features.buffer_ring;
+        (features.multishot_receive, features.buffer_ring) = (multishot, multishot);
+        let sizes = Sizes::of(config, features)?;
+        let queues = Queues::new(sizes.entries, sizes.completions, features.defer_taskrun)
+            .map_err(RingError::setup)?;
+        let resource = |what| move |source| RingError::Resource { what, source };
+        let waker = match &config.waker {
+            Some(waker) => waker.clone(),
+            None => Waker::new().map_err(resource("make an eventfd"))?,
+        };
+        let receives =
+            ReceiveBuffers::new(config.recv_buffers, config.recv_buffer_bytes, multishot)
+                .map_err(resource("map the receive buffers"))?;
+        let owned = Owned {
+            sends: Slab::new(config.sends, SendOp::new),
+            reads: Slab::new(config.reads, ReadOp::new),
+            messages: Slab::new(MESSAGES, || None),
+            receives,
+            sockets: Table::new(config.sockets),
+            files: Table::new(config.files),
+            arena,
+            waker,
+            bell: Box::new(0),
+        };
+        let mut ring = Ring {
+            queues,
+            owned: ManuallyDrop::new(owned),
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            sizes,
+            features,
+            stats: Stats::default(),
+            expected: 0,
+            bell_armed: false,
+            socket_capacity: config.sockets,
+            file_capacity: config.files,
+            sockets_stale: false,
+        };
+        ring.register()?;
+        ring.owned.waker.set_ring(Some(ring.queues.fd()));
+        Ok(ring)
+    }
+
+    /// Tells the kernel about the arena, the file table and the receive buffers.
+    fn register(&mut self) -> Result<(), RingError> {
+        let resource = |what| move |source| RingError::Resource { what, source };
+        let slots = u32::from(self.socket_capacity) + u32::from(self.file_capacity);
+        if self.features.registered_files && slots > 0 {
+            let made = self.queues.submitter().register_files_sparse(slots);
+            self.features.registered_files = kept("registered_files", made);
+        }
+        if self.features.registered_buffers
+            && let Some(arena) = &self.owned.arena
+        {
+            let pieces: Vec<_> = arena.pieces().collect();
+            // SAFETY: the pieces are inside the arena's mapping. `owned` keeps the arena until every operation is over
+            // (or for ever, see drain.rs), and the kernel has pinned the pages besides.
+            let made = unsafe { self.queues.submitter().register_buffers(&pieces) };
+            self.features.registered_buffers = kept("registered_buffers", made);
+        }
+        if let Some((address, entries)) = self.owned.receives.buffer_ring() {
+            // SAFETY: the address is that of a mapping of `entries` entries, page-aligned and zeroed, that `owned` keeps
+            // until every operation is over.
+            let made = unsafe {
+                self.queues.submitter().register_buf_ring_with_flags(
+                    address,
+                    entries,
+                    receive::GROUP,
+                    0,
+                )
+            };
+            made.map_err(resource("register the receive buffers"))?;
+            self.owned.receives.publish_all();
+        }
+        Ok(())
+    }
+
+    /// The features in use, twins being `false`. They can only get fewer.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Wakes this ring from anywhere. Clones are cheap.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        self.owned.waker.clone()
+    }
+
+    /// Receive buffers that the caller holds.
+    #[must_use]
+    pub fn buffers_outstanding(&self) -> usize {
+        usize::from(self.owned.receives.outstanding())
+    }
+
+    /// Sends under way.
+    #[must_use]
+    pub fn sends_outstanding(&self) -> usize {
+        self.owned.sends.in_use()
+    }
+
+    /// Disk reads under way.
+    #[must_use]
+    pub fn reads_outstanding(&self) -> usize {
+        self.owned.reads.in_use()
+    }
+
+    /// Gives a socket to the ring, which begins to receive with the next turn.
+    ///
+    /// # Errors
+    /// When the ring has as many sockets as it was made for, or the kernel's table does not take it.
+    pub fn add_socket(&mut self, mut socket: UdpSocket) -> Result<SocketId, RingError> {
+        let full = RingError::TableFull { what: "sockets", capacity: self.socket_capacity };
+        let key = self.owned.sockets.vacant().ok_or(full)?;
+        if !self.features.gro {
+            socket.disable_gro();
+        }
+        self.set_registered(u32::from(key.index), socket.as_raw_fd())?;
+        self.owned.sockets.put(
+            key,
+            SocketSlot { socket, receives: 0, others: 0, closing: false, cancel_queued: false },
+        );
+        self.sockets_stale = true;
+        Ok(SocketId(key))
+    }
+
+    /// The socket's properties; `None` after its removal.
+    #[must_use]
+    pub fn socket(&self, id: SocketId) -> Option<&UdpSocket> {
+        self.owned.sockets.get(id.0).filter(|slot| !slot.closing).map(|slot| &slot.socket)
+    }
+
+    /// Stops receiving and closes the socket when its last operation is over. Sends under way still complete; what was
+    /// received and not reaped is dropped. Removing twice is harmless.
+    pub fn remove_socket(&mut self, id: SocketId) {
+        if let Some(slot) = self.owned.sockets.get_mut(id.0) {
+            slot.closing = true;
+            self.sockets_stale = true;
+            self.close_if_idle(id);
+        }
+    }
+
+    /// Lets reads name a file.
+    ///
+    /// # Errors
+    /// When the ring has as many files as it was made for, or the kernel's table does not take it.
+    pub fn add_file(&mut self, file: Arc<DirectFile>) -> Result<FileId, RingError> {
+        let full = RingError::TableFull { what: "files", capacity: self.file_capacity };
+        let key = self.owned.files.vacant().ok_or(full)?;
+        self.set_registered(self.file_index(key), file.as_raw_fd())?;
+        self.features.direct_io &= file.is_direct();
+        self.owned.files.put(key, FileSlot { file, reads: 0, closing: false });
+        Ok(FileId(key))
+    }
+
+    /// Lets go of a file when its last read is over. Removing twice is harmless.
+    pub fn remove_file(&mut self, id: FileId) {
+        if let Some(slot) = self.owned.files.get_mut(id.0) {
+            slot.closing = true;
+            self.release_file_if_idle(id);
+        }
+    }
+
+    /// Queues a send for the next turn. The plan comes back with [`Completion::Sent`].
+    ///
+    /// A socket whose send buffer is full drops the plan (`EAGAIN`) instead of waiting.
+    ///
+    /// # Errors
+    /// Why not, and the plan.
+    pub fn send(
+        &mut self,
+        socket: SocketId,
+        plan: Box<SendPlan>,
+    ) -> Result<(), (SendRefused, Box<SendPlan>)> {
+        match self.check_send(socket, &plan) {
+            Ok(connected) => {
+                let key = self.owned.sends.claim().expect("checked");
+                self.owned.sends.get_mut(key).start(socket, plan, connected);
+                self.queue_send(key);
+                self.stats.sends += 1;
+                Ok(())
+            }
+            Err(refused) => {
+                self.stats.refused_full += u64::from(refused.is_throttle());
+                Err((refused, plan))
+            }
+        }
+    }
+
+    /// Whether the socket is connected, or why the plan cannot be sent now.
+    fn check_send(&self, socket: SocketId, plan: &SendPlan) -> Result<bool, SendRefused> {
+        let slot = self.owned.sockets.get(socket.0).filter(|slot| !slot.closing);
+        let slot = slot.ok_or(SendRefused::NoSocket)?;
+        let segments = plan.segments();
+        if segments == 0 {
+            return Err(SendRefused::Empty);
+        }
+        if segments > SEGMENTS_MAX {
+            return Err(SendRefused::Segments);
+        }
+        let arena = self.owned.arena.as_deref();
+        let inside = plan.pieces().iter().all(|piece| match *piece {
+            crate::send::Piece::Scratch { .. } => true,
+            crate::send::Piece::Arena { offset, len } => {
+                arena.is_some_and(|arena| arena.holds(offset, len as usize))
+            }
+        });
+        if !inside {
+            return Err(SendRefused::OutsideArena);
+        }
+        let messages = if self.features.gso { 1 } else { segments };
+        if self.owned.sends.is_full() || !self.has_room(messages) {
+            return Err(SendRefused::Full);
+        }
+        Ok(slot.socket.peer_addr().is_some())
+    }
+
+    /// Lays a claimed send out and queues its messages. Room was checked.
+    fn queue_send(&mut self, key: Key) {
+        let owned = &mut *self.owned;
+        let op = owned.sends.get_mut(key);
+        let messages = op.lay_out(owned.arena.as_deref(), self.features.gso);
+        let socket = op.socket;
+        let slot = owned.sockets.get_mut(socket.0).expect("a socket outlives its sends");
+        slot.others += u32::from(messages);
+        let target = self.target(u32::from(socket.0.index), self.socket_fd(socket));
+        self.expected += u32::from(messages);
+        for index in 0..messages {
+            let message = self.owned.sends.get_mut(key).message(index);
+            // MSG_DONTWAIT: a full send buffer is an answer (EAGAIN), not something to wait for in the kernel.
+            let flags = libc::MSG_DONTWAIT.cast_unsigned();
+            let entry =
+                on_target!(target, |fd| opcode::SendMsg::new(fd, message).flags(flags).build());
+            let entry = entry.user_data(tag(Class::Send, key));
+            // SAFETY: the message, its address, control messages and ranges lie in the claimed slot, which stays claimed
+            // until `remaining` completions were reaped; the ranges point into the slot's boxed plan, which nobody can
+            // reach meanwhile, and into the arena, whose bytes the plan's pins keep from being written.
+            unsafe { self.queues.push(&entry) }.expect("room was checked");
+        }
+    }
+
+    /// Queues a disk read for the next turn; [`Completion::Read`] tells its end.
+    ///
+    /// Until then nobody may hold references to the arena range (see [`Arena::bytes`]).
+    ///
+    /// # Errors
+    /// [`Full`]: try after the next turn.
+    ///
+    /// # Panics
+    /// When the file was removed, the ring has no arena, or the range lies outside it or crosses one of its pieces: those
+    /// are mistakes of the caller's own bookkeeping.
+    pub fn read(&mut self, plan: ReadPlan) -> Result<(), Full> {
+        if self.owned.reads.is_full() || !self.has_room(1) {
+            self.stats.refused_full += 1;
+            return Err(Full);
+        }
+        let len = plan.len as usize;
+        let arena = self.owned.arena.as_deref().expect("a ring that reads was given an arena");
+        let address = arena.address(plan.arena_offset, len);
+        let piece = plan.arena_offset / PIECE_BYTES;
+        let last = plan.arena_offset + len.saturating_sub(1);
+        assert!(piece == last / PIECE_BYTES, "a read crosses two registered pieces: {plan:?}");
+        let file = self.owned.files.get_mut(plan.file.0).filter(|slot| !slot.closing);
+        let file = file.expect("a file is removed after its last read");
+        file.reads += 1;
+        let fd = file.file.as_raw_fd();
+        let target = self.target(self.file_index(plan.file.0), fd);
+        let key = self.owned.reads.claim().expect("checked");
+        *self.owned.reads.get_mut(key) =
+            ReadOp { token: plan.token, file: plan.file, len: plan.len };
+        let entry = if self.features.registered_buffers {
+            let piece = u16::try_from(piece).expect("an arena has fewer pieces than that");
+            on_target!(target, |fd| opcode::ReadFixed::new(fd, address, plan.len, piece)
+                .offset(plan.file_offset)
+                .build())
+        } else {
+            on_target!(target, |fd| opcode::Read::new(fd, address, plan.len)
+                .offset(plan.file_offset)
+                .build())
+        };
+        let entry = entry.user_data(tag(Class::Read, key));
+        self.expected += 1;
+        self.stats.reads += 1;
+        // SAFETY: the range is inside the arena (asserted), which `owned` keeps until the read is over; whoever handed
+        // the range out keeps references away from it meanwhile, by the contract of `Arena::bytes` and `bytes_mut`.
+        unsafe { self.queues.push(&entry) }.expect("room was checked");
+        Ok(())
+    }
+
+    /// Wakes another ring. Where rings can message each other, the wake-up travels with this ring's next turn and costs
+    /// no system call of its own; else it is an eventfd's.
+    pub fn wake(&mut self, waker: &Waker) {
+        if !waker.raise() {
+            return;
+        }
+        let target = waker.ring_fd().filter(|_| self.features.msg_ring && self.has_room(1));
+        let Some((fd, key)) = target.and_then(|fd| Some((fd, self.owned.messages.claim()?))) else {
+            self.stats.wakes_written += 1;
+            waker.ring_bell();
+            return;
+        };
+        // Kept for the case that the other ring is gone by then.
+        *self.owned.messages.get_mut(key) = Some(waker.clone());
+        let there = tag(Class::Messaged, Key::NONE);
+        let entry = opcode::MsgRingData::new(types::Fd(fd), 0, there, None).build();
+        let entry = entry.user_data(tag(Class::Message, key));
+        // SAFETY: the entry points to no memory.
+        unsafe { self.queues.push(&entry) }.expect("room was checked");
+    }
+
+    /// The view of a received train.
+    ///
+    /// # Panics
+    /// When it belongs to another ring.
+    #[must_use]
+    pub fn datagram<'a>(&'a self, received: &'a Received) -> Datagram<'a> {
+        assert!(received.ring == self.id, "the buffer belongs to another ring");
+        Datagram {
+            socket: received.socket,
+            from: received.from,
+            local: received.local,
+            interface: received.interface,
+            segment_bytes: received.segment_bytes,
+            payload: self.owned.receives.payload(received.buffer, received.payload_bytes),
+        }
+    }
+
+    /// Gives a received train's buffer back for the next one.
+    ///
+    /// # Panics
+    /// When it belongs to another ring.
+    #[expect(clippy::needless_pass_by_value, reason = "taking it is what ends its use")]
+    pub fn recycle(&mut self, received: Received) {
+        assert!(received.ring == self.id, "the buffer belongs to another ring");
+        self.owned.receives.take_back(received.buffer);
+    }
+
+    /// Submits everything queued, waits, and appends to `done` what finished: exactly one `io_uring_enter`.
+    ///
+    /// It may return without any completion: when the time is up, when a signal came, or when what completed was the
+    /// ring's own business. With a full `done` it submits and does not wait.
+    ///
+    /// # Errors
+    /// Only what makes the ring useless.
+    pub fn turn(&mut self, wait: Wait, done: &mut Completions) -> Result<(), RingError> {
+        self.arm();
+        let (wanted, patience) = patience(wait, done);
+        let entered = self.queues.enter(wanted, patience).map_err(RingError::Enter)?;
+        self.stats.enters += 1;
+        self.stats.sqes += u64::from(entered.submitted);
+        self.stats.overflows += u64::from(entered.overflowed);
+        while !done.is_full() {
+            let Some(entry) = self.queues.pop() else { break };
+            self.stats.cqes += 1;
+            if let Some(completion) = self.reap(&entry) {
+                done.push(completion);
+            }
+        }
+        self.queues.sync_completions();
+        Ok(())
+    }
+
+    /// Queues what the ring wants for itself: receives, cancellations, the eventfd's read.
+    fn arm(&mut self) {
+        if !self.bell_armed {
+            let fd = types::Fd(self.owned.waker.event_fd());
+            let bell = (&raw mut *self.owned.bell).cast::<u8>();
+            let entry = opcode::Read::new(fd, bell, 8).build();
+            let entry = entry.user_data(tag(Class::Bell, Key::NONE));
+            // SAFETY: the eight bytes are boxed in `owned`, and nothing else uses them.
+            self.bell_armed = unsafe { self.queues.push(&entry) }.is_ok();
+        }
+        if self.sockets_stale {
+            self.sockets_stale = false;
+            for index in 0..self.socket_capacity {
+                self.arm_socket(index);
+            }
+        }
+    }
+
+    fn arm_socket(&mut self, index: u16) {
+        let Some(key) = self.owned.sockets.key(index) else { return };
+        if self.owned.sockets.get(key).is_some_and(|slot| slot.closing) {
+            self.cancel_receives(key);
+            return;
+        }
+        let target = self.target(u32::from(index), self.socket_fd(SocketId(key)));
+        let owned = &mut *self.owned;
+        let slot = owned.sockets.get_mut(key).expect("just found");
+        while slot.receives < self.sizes.receives_each {
+            if !owned.receives.available() {
+                // Arming now would only fail; `sockets_stale` brings us back in the next turn.
+                self.stats.receives_starved += u64::from(slot.receives == 0);
+                self.sockets_stale = true;
+                return;
+            }
+            let entry = if self.features.multishot_receive {
+                let template = owned.receives.template();
+                on_target!(target, |fd| opcode::RecvMsgMulti::new(fd, template, receive::GROUP)
+                    .build()
+                    .user_data(tag(Class::Receive, key)))
+            } else {
+                let (buffer, message) = owned.receives.arm_single().expect("available");
+                let single = Key { index: buffer, generation: u32::from(index) };
+                on_target!(target, |fd| opcode::RecvMsg::new(fd, message)
+                    .build()
+                    .user_data(tag(Class::ReceiveOne, single)))
+            };
+            // SAFETY: the message header (the shared template, or the buffer's own), the buffers and the buffer ring are
+            // boxed or mapped in `owned`. A buffer named here is not handed out before its receive is over.
+            unsafe { self.queues.push(&entry) }.expect("entries for every socket are reserved");
+            slot.receives += 1;
+        }
+    }
+
+    /// Ends the receives of a socket that closes.
+    fn cancel_receives(&mut self, key: Key) {
+        let target = self.target(u32::from(key.index), self.socket_fd(SocketId(key)));
+        let slot = self.owned.sockets.get_mut(key).expect("just found");
+        if slot.receives == 0 || slot.cancel_queued {
+            return;
+        }
+        let entry =
+            on_target!(target, |fd| opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd).all())
+                .build());
+        let entry = entry.user_data(tag(Class::Cancel, key));
+        // SAFETY: the entry points to no memory.
+        slot.cancel_queued = unsafe { self.queues.push(&entry) }.is_ok();
+        slot.others += u32::from(slot.cancel_queued);
+        self.sockets_stale |= !slot.cancel_queued;
+    }
+
+    /// Room for `count` more operations of the caller's, in both queues.
+    fn has_room(&self, count: usize) -> bool {
+        let entries = self.queues.room().saturating_sub(self.sizes.reserved_entries as usize);
+        let completions = self.queues.completion_capacity()
+            - (self.sizes.reserved_completions + self.expected) as usize;
+        count <= entries && count <= completions
+    }
+
+    fn target(&self, index: u32, fd: RawFd) -> Target {
+        if self.features.registered_files { Target::Registered(index) } else { Target::Plain(fd) }
+    }
+
+    fn socket_fd(&self, id: SocketId) -> RawFd {
+        self.owned.sockets.get(id.0).expect("a socket outlives its operations").socket.as_raw_fd()
+    }
+
+    /// Files follow the sockets in the kernel's table.
+    fn file_index(&self, key: Key) -> u32 {
+        u32::from(self.socket_capacity) + u32::from(key.index)
+    }
+
+    fn set_registered(&self, index: u32, fd: RawFd) -> Result<(), RingError> {
+        if !self.features.registered_files {
+            return Ok(());
+        }
+        let resource = |source| RingError::Resource { what: "register a descriptor", source };
+        self.queues.submitter().register_files_update(index, &[fd]).map(drop).map_err(resource)
+    }
+
+    fn clear_registered(&self, index: u32) {
+        if self.features.registered_files {
+            // The kernel's table would keep the file open, no more; the next add_ replaces it.
+            let _ = self.queues.submitter().register_files_update(index, &[-1]);
+        }
+    }
+
+    fn close_if_idle(&mut self, id: SocketId) {
+        let idle = |slot: &SocketSlot| slot.closing && slot.receives == 0 && slot.others == 0;
+        if self.owned.sockets.get(id.0).is_some_and(idle) {
+            self.clear_registered(u32::from(id.0.index));
+            drop(self.owned.sockets.take(id.0));
+        }
+    }
+
+    fn release_file_if_idle(&mut self, id: FileId) {
+        if self.owned.files.get(id.0).is_some_and(|slot| slot.closing && slot.reads == 0) {
+            self.clear_registered(self.file_index(id.0));
+            drop(self.owned.files.take(id.0));
+        }
+    }
+}
+
+impl ReadOp {
+    fn new() -> ReadOp {
+        ReadOp { token: 0, file: FileId(Key::NONE), len: 0 }
+    }
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring")
+            .field("id", &self.id)
+            .field("sizes", &self.sizes)
+            .field("features", &self.features)
+            .field("expected", &self.expected)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Completions to wait for, and how long.
+fn patience(wait: Wait, done: &Completions) -> (u32, Option<Duration>) {
+    match wait {
+        _ if done.is_full() => (0, None),
+        Wait::Never => (0, None),
+        Wait::Forever => (1, None),
+        Wait::Until(deadline) => {
+            let left = deadline.since(clock::now());
+            if left.0 == 0 { (0, None) } else { (1, Some(left.as_duration())) }
+        }
+    }
+}
+
+fn kept(feature: &'static str, made: std::io::Result<()>) -> bool {
+    if let Err(error) = &made {
+        tracing::warn!(
+            feature,
+            "refused ({error}), using the slower twin; remedy for ENOMEM: LimitMEMLOCK=infinity"
+        );
+    }
+    made.is_ok()
+}

@@ -1,0 +1,91 @@
+//! The end of a ring: submit what is queued, cancel everything, wait for it, and leak what does not end.
+//!
+//! A disk read on its way to a stuck device cannot be cancelled, and the kernel will write into its frame whenever the
+//! device answers. Freeing that memory would let it write into whatever came to lie there. So what has not completed
+//! within the bound stays allocated for the rest of the process, with a warning.
+
+use std::mem::ManuallyDrop;
+use std::time::Duration;
+
+use diskstream_wire::time::Nanos;
+
+use super::{Ring, SocketId};
+use crate::clock;
+
+/// How long a ring's end may take. Guessed: longer than a disk's own retries usually take, shorter than a service
+/// manager's patience.
+const DRAIN_MAX: Nanos = Nanos::from_secs(2);
+const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
+
+impl Ring {
+    /// True when the kernel uses none of the ring's memory any more.
+    pub(super) fn drain(&mut self) -> bool {
+        self.owned.waker.set_ring(None);
+        let deadline = clock::now() + DRAIN_MAX;
+        for index in 0..self.socket_capacity {
+            if let Some(key) = self.owned.sockets.key(index) {
+                self.remove_socket(SocketId(key));
+            }
+        }
+        // The first pass submits what was queued: only the kernel can cancel it.
+        while !self.idle() {
+            let left = deadline.since(clock::now());
+            if left.0 == 0 {
+                return false;
+            }
+            if self.queues.enter(0, None).is_err() {
+                return false;
+            }
+            self.reap_all();
+            if self.idle() {
+                break;
+            }
+            // ENOENT says that there is nothing left to cancel, ETIME that something takes its time.
+            let _ = self.queues.cancel_all(CANCEL_PATIENCE.min(left.as_duration()));
+            self.reap_all();
+            if self.idle() {
+                break;
+            }
+            let left = deadline.since(clock::now()).as_duration();
+            if self.queues.enter(1, Some(left.min(CANCEL_PATIENCE))).is_err() {
+                return false;
+            }
+            self.reap_all();
+        }
+        true
+    }
+
+    fn reap_all(&mut self) {
+        self.queues.sync_completions();
+        while let Some(entry) = self.queues.pop() {
+            // Received buffers are not given back to the kernel: nothing shall be received any more.
+            drop(self.reap(&entry));
+        }
+        self.queues.sync_completions();
+    }
+
+    fn idle(&self) -> bool {
+        self.owned.sends.in_use() == 0
+            && self.owned.reads.in_use() == 0
+            && self.owned.messages.in_use() == 0
+            && !self.bell_armed
+            && self.owned.sockets.is_empty()
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        if self.drain() {
+            // The kernel has no operation left that names this memory. It still has the registered buffers, but those are
+            // pinned pages, which it keeps by itself.
+            // SAFETY: dropped once, here, and not used afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.owned) };
+            return;
+        }
+        tracing::warn!(
+            sends = self.owned.sends.in_use(),
+            reads = self.owned.reads.in_use(),
+            "operations of a ring did not end in time; their memory stays allocated"
+        );
+    }
+}

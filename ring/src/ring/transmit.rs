@@ -1,0 +1,212 @@
+//! A send under way: the plan, and the plan as the kernel wants it.
+//!
+//! With segmentation a plan is one message with a `UDP_SEGMENT` control message; without it (the twin), one message for
+//! each segment. Either way everything lies in one slab slot until the last message's completion.
+
+use crate::arena::Arena;
+use crate::errno::Errno;
+use crate::net::address::Name;
+use crate::net::control::Control;
+use crate::ring::SocketId;
+use crate::ring::op::Key;
+use crate::ring::receive::empty_message;
+use crate::send::{PIECES_MAX, Piece, SEGMENTS_MAX, SendPlan};
+
+/// Every piece, and one more range wherever a segment's end cuts a piece in two.
+const RANGES_MAX: usize = PIECES_MAX + SEGMENTS_MAX;
+
+/// A slot of the send slab.
+pub(crate) struct SendOp {
+    pub(crate) socket: SocketId,
+    /// Completions to come.
+    pub(crate) remaining: u16,
+    /// Payload bytes of the messages that went out.
+    pub(crate) sent_bytes: u32,
+    /// The first failure.
+    pub(crate) error: Option<Errno>,
+    /// One message with a segment size, not one for each segment.
+    pub(crate) segmented: bool,
+    plan: Option<Box<SendPlan>>,
+    connected: bool,
+    name: Name,
+    control: Control,
+    messages: [libc::msghdr; SEGMENTS_MAX],
+    ranges: [libc::iovec; RANGES_MAX],
+}
+
+impl SendOp {
+    pub(crate) fn new() -> SendOp {
+        SendOp {
+            socket: SocketId(Key::NONE),
+            remaining: 0,
+            sent_bytes: 0,
+            error: None,
+            segmented: false,
+            plan: None,
+            connected: false,
+            name: Name::EMPTY,
+            control: Control::EMPTY,
+            messages: [empty_message(); SEGMENTS_MAX],
+            ranges: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; RANGES_MAX],
+        }
+    }
+
+    /// Takes a plan in.
+    pub(crate) fn start(&mut self, socket: SocketId, plan: Box<SendPlan>, connected: bool) {
+        assert!(self.plan.is_none(), "a free slot holds no plan");
+        self.socket = socket;
+        self.name = Name::of(plan.peer);
+        self.connected = connected;
+        self.plan = Some(plan);
+    }
+
+    /// Lays the messages out; returns how many. Every pointer goes into this slot, the plan's box or the arena.
+    pub(crate) fn lay_out(&mut self, arena: Option<&Arena>, segmentation: bool) -> u16 {
+        let plan = self.plan.as_deref().expect("a busy slot holds its plan");
+        self.segmented = segmentation && plan.segments() > 1;
+        let segment_bytes = if self.segmented { plan.segment_bytes } else { 0 };
+        self.control.build(plan.local, segment_bytes);
+        let message_bytes = match plan.segment_bytes {
+            0 => plan.payload_bytes(),
+            _ if self.segmented => plan.payload_bytes(),
+            bytes => usize::from(bytes),
+        };
+        let (name, control) = (self.name.bytes(), self.control.bytes());
+        let mut template = empty_message();
+        if !self.connected {
+            template.msg_name = name.as_ptr().cast_mut().cast();
+            template.msg_namelen = u32::try_from(name.len()).expect("28 at most");
+        }
+        if !control.is_empty() {
+            template.msg_control = control.as_ptr().cast_mut().cast();
+            template.msg_controllen = control.len();
+        }
+        let (mut messages, mut ranges) = (0, 0);
+        let (mut first, mut room) = (0, message_bytes);
+        let mut finish =
+            |messages: &mut usize, first: usize, end: usize, list: *mut libc::iovec| {
+                let message = &mut self.messages[*messages];
+                *message = template;
+                message.msg_iov = list.wrapping_add(first);
+                message.msg_iovlen = end - first;
+                *messages += 1;
+            };
+        let list = self.ranges.as_mut_ptr();
+        for piece in plan.pieces() {
+            let (mut at, mut left) = locate(plan, piece, arena);
+            while left > 0 {
+                let take = left.min(room);
+                self.ranges[ranges] = libc::iovec { iov_base: at.cast(), iov_len: take };
+                ranges += 1;
+                at = at.wrapping_add(take);
+                left -= take;
+                room -= take;
+                if room == 0 {
+                    finish(&mut messages, first, ranges, list);
+                    (first, room) = (ranges, message_bytes);
+                }
+            }
+        }
+        if first < ranges {
+            finish(&mut messages, first, ranges, list);
+        }
+        self.remaining = u16::try_from(messages).expect("64 at most");
+        self.sent_bytes = 0;
+        self.error = None;
+        self.remaining
+    }
+
+    /// The messages laid out last.
+    pub(crate) fn message(&self, index: u16) -> *const libc::msghdr {
+        &raw const self.messages[usize::from(index)]
+    }
+
+    /// The plan under way.
+    pub(crate) fn plan(&self) -> &SendPlan {
+        self.plan.as_deref().expect("a busy slot holds its plan")
+    }
+
+    /// Gives the plan back, when nothing is under way any more.
+    pub(crate) fn finish(&mut self) -> Box<SendPlan> {
+        assert!(self.remaining == 0, "the kernel still uses the plan");
+        self.plan.take().expect("a busy slot holds its plan")
+    }
+}
+
+/// Where the kernel finds a piece. It only reads there.
+fn locate(plan: &SendPlan, piece: &Piece, arena: Option<&Arena>) -> (*mut u8, usize) {
+    match *piece {
+        Piece::Scratch { start, len } => {
+            let start = usize::from(start);
+            let bytes = &plan.scratch()[start..start + usize::from(len)];
+            (bytes.as_ptr().cast_mut(), bytes.len())
+        }
+        Piece::Arena { offset, len } => {
+            let arena = arena.expect("checked before the plan was taken in");
+            (arena.address(offset, len as usize), len as usize)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flatten(op: &SendOp, messages: u16) -> Vec<Vec<u8>> {
+        (0..messages)
+            .map(|index| {
+                // SAFETY: the slot is alive, and holds as many messages as it just laid out.
+                let message = unsafe { &*op.message(index) };
+                let mut out = Vec::new();
+                for range in 0..message.msg_iovlen {
+                    // SAFETY: the message names that many ranges of the same slot.
+                    let range = unsafe { &*message.msg_iov.add(range) };
+                    // SAFETY: each range names bytes of the plan or of the arena, which both outlive this call.
+                    let bytes = unsafe {
+                        std::slice::from_raw_parts(range.iov_base.cast::<u8>(), range.iov_len)
+                    };
+                    out.extend_from_slice(bytes);
+                }
+                out
+            })
+            .collect()
+    }
+
+    fn plan(len: usize, segment_bytes: u16) -> Box<SendPlan> {
+        let mut plan = SendPlan::new();
+        let bytes: Vec<u8> = (0..len).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        for (at, chunk) in bytes.chunks(700).enumerate() {
+            // Alternating kinds would join otherwise; an arena is not needed to cut ranges.
+            plan.push_scratch(chunk).unwrap();
+            assert!(at < PIECES_MAX);
+        }
+        plan.segment_bytes = segment_bytes;
+        plan
+    }
+
+    #[test]
+    fn messages_are_the_segments() {
+        let mut op = Box::new(SendOp::new());
+        for (len, segment) in [(1, 0), (1, 1), (5000, 0), (5000, 1000), (5001, 1000), (64, 1)] {
+            for segmentation in [true, false] {
+                let plan = plan(len, segment);
+                let segments = plan.segments();
+                let mut whole = Vec::new();
+                plan.copy_payload(&mut whole, |_, _, _| unreachable!("no arena"));
+                op.start(SocketId(Key::NONE), plan, false);
+                let messages = op.lay_out(None, segmentation);
+                let got = flatten(&op, messages);
+                assert_eq!(got.concat(), whole);
+                if segmentation {
+                    assert_eq!(messages, 1);
+                } else {
+                    assert_eq!(usize::from(messages), segments);
+                    let all_but_last = &got[..got.len() - 1];
+                    assert!(all_but_last.iter().all(|bytes| bytes.len() == usize::from(segment)));
+                }
+                op.remaining = 0;
+                op.finish();
+            }
+        }
+    }
+}
