@@ -173,7 +173,7 @@ impl BlockHashes {
     }
 
     /// Checks the image's bytes from `offset` on: whole blocks, any number of them, the last one
-    /// short where the image ends (so: without the zeroes that pad a frame). About 14 µs per
+    /// short where the image ends (so: without the zeroes that pad a frame). 14 to 20 µs per
     /// block on one core; allocates nothing.
     pub fn verify(&self, offset: u64, content: &[u8]) -> Verdict {
         if !offset.is_multiple_of(VERIFY_BLOCK_BYTES) {

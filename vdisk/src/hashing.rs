@@ -17,7 +17,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 
-/// The most hashing threads. 64 threads hash about 280 GB/s (derived from 14 µs per 64 KiB), more
+/// The most hashing threads. 64 threads hash about 280 GB/s (derived from 14 µs per 64 KiB, without memory in the way), more
 /// than any store reads; each holds a buffer of 4 MiB.
 pub const MAX_HASH_THREADS: usize = 64;
 

@@ -9,6 +9,7 @@ use crate::hashing::{self, HashFailure};
 use crate::identity::{Identity, Stamp};
 use crate::map::FlatMap;
 use crate::sidecar::{self, RehashReason, SidecarWrite};
+use crate::sys;
 use crate::vdisk::{HashSource, Vdisk, WriterAtOpen};
 use crate::watch::{Writers, writers_of};
 use std::fs::{File, Metadata};
@@ -121,6 +122,10 @@ fn open_image(path: &Path) -> Result<(File, Identity), OpenError> {
     let metadata =
         file.metadata().map_err(|source| OpenError::Other { path: path.to_owned(), source })?;
     check_type(path, &metadata)?;
+    // io_uring takes the flag on a file seriously: on a file system whose reads cannot be tried
+    // without blocking, it fails them with EAGAIN instead of handing them to a worker.
+    sys::set_blocking(&file)
+        .map_err(|source| OpenError::Other { path: path.to_owned(), source })?;
     Ok((file, Identity::of(&metadata)))
 }
 

@@ -13,6 +13,15 @@ fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
+/// Takes `O_NONBLOCK` off a description.
+pub(crate) fn set_blocking(file: &File) -> io::Result<()> {
+    // SAFETY: passes integers only; the descriptor is open, since `file` is borrowed.
+    let flags = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags & !libc::O_NONBLOCK) })?;
+    Ok(())
+}
+
 /// `lseek` with a question instead of a movement. It moves the description's cursor, which
 /// nothing here uses: all reads name their offset. ENXIO means "nothing more of that kind".
 fn seek(file: &File, from: u64, whence: libc::c_int) -> io::Result<Option<u64>> {

@@ -69,9 +69,9 @@ impl Record {
         bytes(HEADER_BYTES) + bytes(HASH_BYTES) * BlockHashes::count_for(size_bytes)
     }
 
-    /// The sidecar's header and body.
-    pub fn encode(&self, hashes: &BlockHashes) -> ([u8; HEADER_BYTES], Vec<u8>) {
-        let body = hashes.as_slice().concat();
+    /// The sidecar's header and body. The body is borrowed: it may be large.
+    pub fn encode<'h>(&self, hashes: &'h BlockHashes) -> ([u8; HEADER_BYTES], &'h [u8]) {
+        let body = hashes.as_slice().as_flattened();
         let block_bytes = u32::try_from(VERIFY_BLOCK_BYTES).expect("64 KiB fits");
         let Identity { inode, size_bytes, mtime, ctime, .. } = self.identity;
         let mut header = [0; HEADER_BYTES];
@@ -94,7 +94,7 @@ impl Record {
         put(&0_u32.to_le_bytes());
         put(&hashes.content_id().0);
         assert_eq!(at, CHECKSUM_AT, "the layout above");
-        let sum = checksum(&header[..CHECKSUM_AT], &body);
+        let sum = checksum(&header[..CHECKSUM_AT], body);
         header[CHECKSUM_AT..].copy_from_slice(&sum);
         (header, body)
     }

@@ -125,7 +125,7 @@ fn write(
     run(WriteStep::WriteTemporary, &mut || {
         let (header, body) = record.encode(hashes);
         temporary.file.write_all(&header)?;
-        temporary.file.write_all(&body)
+        temporary.file.write_all(body)
     })?;
     run(WriteStep::SyncTemporary, &mut || temporary.file.sync_all())?;
     let written_at = Identity::of_file(&temporary.file).map_err(|e| (WriteStep::Rename, e))?.ctime;

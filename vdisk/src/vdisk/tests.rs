@@ -4,6 +4,7 @@ use crate::sidecar::{Damage, Stale, WriteStep};
 use crate::{ForeignFormat, SidecarUse, VERIFY_BLOCK_BYTES};
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use tempfile::TempDir;
@@ -99,6 +100,13 @@ fn the_file_reads_directly_or_through_the_cache() {
     let mut all = vec![0; SIZE];
     file.buffered().read_exact_at(&mut all, 0).unwrap();
     assert_eq!(all, content());
+    let flags = fs::read_to_string(format!("/proc/self/fdinfo/{}", file.buffered().as_raw_fd()));
+    let flags = flags
+        .unwrap()
+        .lines()
+        .find_map(|line| Some(line.strip_prefix("flags:")?.trim().to_owned()));
+    let flags = i32::from_str_radix(&flags.unwrap(), 8).unwrap();
+    assert_eq!(flags & libc::O_NONBLOCK, 0, "io_uring fails reads of a non-blocking file");
     match file.alignment() {
         None => eprintln!("SKIPPED: no direct I/O on the temporary directory's file system"),
         Some(alignment) => {
@@ -373,8 +381,9 @@ fn a_forged_sidecar_gives_blocks_that_fail_their_check() {
     let identity = Identity::of(&fs::metadata(store.image()).unwrap());
     let hashed_at = crate::Stamp { secs: identity.ctime.secs + 10, nanos: 0 };
     let record = sidecar::Record { identity, hashed_at };
-    let (header, body) = record.encode(&BlockHashes::of(&lie));
-    fs::write(store.sidecar(), [header.to_vec(), body].concat()).unwrap();
+    let hashes = BlockHashes::of(&lie);
+    let (header, body) = record.encode(&hashes);
+    fs::write(store.sidecar(), [&header[..], body].concat()).unwrap();
     let vdisk = store.open();
     assert!(is_from_sidecar(&vdisk), "it cannot be told from a true one");
     assert!(!vdisk.block_hashes().verify(0, &content()[..65536]).is_match(), "but its blocks can");
