@@ -18,7 +18,10 @@ pub mod disk;
 pub mod local;
 pub mod nbd;
 pub mod source;
+#[expect(unsafe_code, reason = "the front ends' one home of unsafe code")]
+mod sys;
 mod unix_socket;
+pub mod write_cache;
 
 pub use aligned::UnitAligned;
 pub use disk::{Disk, ReadOnlyDisk};
@@ -27,3 +30,4 @@ pub use source::{
     BlockSource, Done, Extent, ExtentsDone, ExtentsRequest, ReadFailure, ReadRequest,
 };
 pub use unix_socket::SocketError;
+pub use write_cache::{WriteCache, WriteCacheConfig};

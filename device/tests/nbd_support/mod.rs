@@ -1,5 +1,6 @@
 //! What the NBD tests share.
 #![allow(dead_code, reason = "each test crate uses its part")]
+#![allow(clippy::unwrap_used, reason = "tests may")]
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
