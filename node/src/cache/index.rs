@@ -133,7 +133,7 @@ impl Index {
     }
 
     /// Every entry: bucket number and frame. For invariant checks.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn entries(&self) -> impl Iterator<Item = (u64, u32)> {
         self.buckets.iter().zip(0u64..).flat_map(|(bucket, at)| {
             bucket.entries.iter().filter_map(move |slot| Some((at, frame_of(slot.load(Acquire))?)))
@@ -141,7 +141,7 @@ impl Index {
     }
 
     /// The bucket number of a hash.
-    #[cfg(test)]
+    #[cfg(all(test, not(loom)))]
     pub(super) fn home(&self, hash: u64) -> u64 {
         hash & self.mask
     }
@@ -167,7 +167,8 @@ impl Bucket {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 

@@ -30,9 +30,9 @@ mod sync;
 )]
 mod sys;
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
 mod model;
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests;
 
 #[cfg(not(loom))]
@@ -285,7 +285,6 @@ impl Cache {
 
     /// Gives a pin back.
     #[inline]
-    #[expect(clippy::needless_pass_by_value, reason = "the pin is spent")]
     pub fn unpin(&self, pin: Pin) {
         self.frames[pin.frame as usize].unpin(pin.incarnation);
         pin.spend();

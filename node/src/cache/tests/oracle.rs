@@ -1,0 +1,189 @@
+//! The cache against a naive one, operation by operation.
+
+use super::*;
+
+const FRAMES: usize = 4;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Lookup { block: u64, generation: u64, shard: u16 },
+    Publish { which: usize, valid: usize },
+    Abandon { which: usize },
+    PinAgain { which: usize },
+    Unpin { which: usize, as_token: bool },
+    Forget { generation: u64 },
+    Tick,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        8 => (0..12u64, 0..2u64, 0..64u16)
+            .prop_map(|(block, generation, shard)| Op::Lookup { block, generation, shard }),
+        4 => (any::<usize>(), 0..=BLOCK).prop_map(|(which, valid)| Op::Publish { which, valid }),
+        1 => any::<usize>().prop_map(|which| Op::Abandon { which }),
+        1 => any::<usize>().prop_map(|which| Op::PinAgain { which }),
+        6 => (any::<usize>(), any::<bool>())
+            .prop_map(|(which, as_token)| Op::Unpin { which, as_token }),
+        1 => (0..2u64).prop_map(|generation| Op::Forget { generation }),
+        1 => Just(Op::Tick),
+    ];
+    prop::collection::vec(op, 1..200)
+}
+
+struct Oracle {
+    cache: Cache,
+    /// Loads under way; `findable` until their generation is forgotten.
+    loading: Vec<(LoadTicket, BTreeSet<u16>, bool)>,
+    /// Pins with what they must show.
+    pins: Vec<(Pin, BlockKey, usize)>,
+    /// Valid bytes at the last publication of a key that may still be found.
+    published: BTreeMap<BlockKey, usize>,
+}
+
+impl Oracle {
+    fn expected(key: BlockKey, valid: usize) -> Vec<u8> {
+        let mut bytes = vec![0; BLOCK];
+        fill(key, &mut bytes);
+        bytes[valid..].fill(0);
+        bytes
+    }
+
+    fn is_loading(&self, key: BlockKey) -> bool {
+        self.loading.iter().any(|(ticket, _, findable)| *findable && ticket.key() == key)
+    }
+
+    fn lookup(&mut self, key: BlockKey, shard: u16) {
+        match self.cache.lookup(key, shard) {
+            Lookup::Hit(pin) => {
+                assert!(!self.is_loading(key));
+                let valid =
+                    *self.published.get(&key).expect("a hit was published and not forgotten");
+                assert_eq!(self.cache.bytes(&pin), Self::expected(key, valid));
+                self.pins.push((pin, key, valid));
+            }
+            Lookup::Load(mut ticket) => {
+                assert!(!self.is_loading(key), "two loads of one key");
+                fill(key, self.cache.load_bytes(&mut ticket));
+                self.published.remove(&key);
+                self.loading.push((ticket, BTreeSet::new(), true));
+            }
+            Lookup::Wait => {
+                let mut loads = self.loading.iter_mut();
+                let (_, waiting, _) = loads
+                    .find(|(ticket, _, findable)| *findable && ticket.key() == key)
+                    .expect("waits for a load under way");
+                waiting.insert(shard);
+            }
+            Lookup::Full => {
+                let pinned: BTreeSet<_> =
+                    self.pins.iter().map(|(pin, ..)| self.cache.arena_offset(pin)).collect();
+                assert_eq!(
+                    pinned.len() + self.loading.len(),
+                    FRAMES,
+                    "full while frames are unused"
+                );
+            }
+        }
+    }
+
+    fn publish(&mut self, which: usize, valid: usize) {
+        if self.loading.is_empty() {
+            return;
+        }
+        let (ticket, waiting, findable) = self.loading.swap_remove(which % self.loading.len());
+        let key = ticket.key();
+        let (pin, woken) = self.cache.publish(ticket, valid);
+        assert_eq!(woken.iter().collect::<BTreeSet<_>>(), waiting);
+        if findable {
+            self.published.insert(key, valid);
+        }
+        self.pins.push((pin, key, valid));
+    }
+
+    fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::Lookup { block, generation, shard } => {
+                self.lookup(BlockKey { generation, block }, shard);
+            }
+            Op::Publish { which, valid } => self.publish(which, valid),
+            Op::Abandon { which } => {
+                if !self.loading.is_empty() {
+                    let (ticket, waiting, _) = self.loading.swap_remove(which % self.loading.len());
+                    let woken = self.cache.abandon(ticket);
+                    assert_eq!(woken.iter().collect::<BTreeSet<_>>(), waiting);
+                }
+            }
+            Op::PinAgain { which } => {
+                if !self.pins.is_empty() {
+                    let (pin, key, valid) = &self.pins[which % self.pins.len()];
+                    let again = self.cache.pin_again(pin);
+                    let entry = (again, *key, *valid);
+                    self.pins.push(entry);
+                }
+            }
+            Op::Unpin { which, as_token } => {
+                if !self.pins.is_empty() {
+                    let (pin, ..) = self.pins.swap_remove(which % self.pins.len());
+                    if as_token {
+                        self.cache.unpin_token(pin.into_token());
+                    } else {
+                        self.cache.unpin(pin);
+                    }
+                }
+            }
+            Op::Forget { generation } => {
+                self.cache.forget_generation(generation);
+                self.published.retain(|key, _| key.generation != generation);
+                for (ticket, _, findable) in &mut self.loading {
+                    *findable &= ticket.key().generation != generation;
+                }
+            }
+            Op::Tick => self.cache.tick(),
+        }
+    }
+
+    fn check(&self) {
+        self.cache.check_invariants();
+        for (pin, key, valid) in &self.pins {
+            let expected = Self::expected(*key, *valid);
+            assert_eq!(self.cache.bytes(pin), expected, "{key:?} changed under its pin");
+            for unit in 0..BLOCK / UNIT_BYTES {
+                let bytes = &expected[unit * UNIT_BYTES..][..UNIT_BYTES];
+                assert_eq!(self.cache.unit_sum(pin, unit), crc32c::crc32c(bytes));
+                assert_eq!(self.cache.unit_is_zero(pin, unit), bytes.iter().all(|&b| b == 0));
+            }
+        }
+        let pinned: BTreeSet<_> =
+            self.pins.iter().map(|(pin, ..)| self.cache.arena_offset(pin)).collect();
+        assert_eq!(self.cache.frames_pinned(), pinned.len());
+    }
+
+    fn finish(mut self) {
+        for (ticket, ..) in self.loading.drain(..) {
+            let _ = self.cache.abandon(ticket);
+        }
+        for (pin, ..) in self.pins.drain(..) {
+            self.cache.unpin(pin);
+        }
+        assert_eq!(self.cache.frames_pinned(), 0);
+        self.cache.check_invariants();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn agrees_with_the_oracle(ops in ops()) {
+        let mut oracle = Oracle {
+            cache: cache(FRAMES),
+            loading: Vec::new(),
+            pins: Vec::new(),
+            published: BTreeMap::new(),
+        };
+        for op in ops {
+            oracle.apply(&op);
+            oracle.check();
+        }
+        oracle.finish();
+    }
+}
