@@ -58,6 +58,17 @@ pub struct Table {
     pub rows: &'static [Row],
 }
 
+/// A numbered meaning as data: for `docs/protocol.md` and the dissector.
+#[derive(Clone, Copy, Debug)]
+pub struct Meaning {
+    /// Type name on the wire, as in [`Row::ty`].
+    pub ty: &'static str,
+    /// What it says.
+    pub doc: &'static str,
+    /// Number, label and explanation of each known value.
+    pub values: &'static [(u8, &'static str, &'static str)],
+}
+
 macro_rules! integer_field {
     ($($ty:ty),*) => {$(
         impl Field for $ty {

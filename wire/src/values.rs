@@ -267,6 +267,13 @@ macro_rules! meaning {
             /// The known values with their numbers and labels.
             pub const ALL: &'static [($name, u8, &'static str)] = &[ $( ($name::$variant, $value, $label), )* ];
 
+            /// The numbers, labels and explanations as data.
+            pub const MEANING: crate::layout::Meaning = crate::layout::Meaning {
+                ty: $ty,
+                doc: concat!($($doc, "\n"),+),
+                values: &[ $( ($value, $label, concat!($($vdoc, "\n"),+)), )* ],
+            };
+
             /// The number on the wire.
             #[must_use]
             pub const fn code(self) -> u8 {
@@ -439,6 +446,21 @@ meaning! {
         /// The node ended it (administrator, expiry).
         EndedByNode = 3, "ended_by_node";
     }
+}
+
+/// Every numbered meaning of the protocol.
+pub fn meanings() -> impl Iterator<Item = &'static crate::layout::Meaning> {
+    const ALL: &[crate::layout::Meaning] = &[
+        LoginKind::MEANING,
+        RejectReason::MEANING,
+        BusyReason::MEANING,
+        ReadErrorCode::MEANING,
+        ImageMode::MEANING,
+        WriteCacheType::MEANING,
+        NoticeReason::MEANING,
+        CloseReason::MEANING,
+    ];
+    ALL.iter()
 }
 
 /// Abilities that both sides state and of which the common ones hold.

@@ -239,3 +239,22 @@ fn time_saturates() {
     assert_eq!(Nanos::NEVER.earlier(second), second);
     assert_eq!(second.as_duration(), std::time::Duration::from_secs(1));
 }
+
+#[test]
+fn meanings_are_listed_as_they_are_defined() {
+    let listed: Vec<_> = meanings().collect();
+    let types: std::collections::BTreeSet<_> = listed.iter().map(|m| m.ty).collect();
+    assert_eq!(types.len(), 8);
+    let used: std::collections::BTreeSet<_> =
+        tables().flat_map(|t| t.rows).map(|row| row.ty).filter(|ty| types.contains(ty)).collect();
+    assert_eq!(used, types, "every meaning is the type of some field");
+    for meaning in listed {
+        assert!(!meaning.doc.trim().is_empty());
+        for (_, label, doc) in meaning.values {
+            assert!(!doc.trim().is_empty(), "{label}");
+        }
+    }
+    let rejects: Vec<_> = RejectReason::MEANING.values.iter().map(|v| (v.0, v.1)).collect();
+    let all: Vec<_> = RejectReason::ALL.iter().map(|v| (v.1, v.2)).collect();
+    assert_eq!(rejects, all);
+}
