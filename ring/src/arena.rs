@@ -78,6 +78,12 @@ pub enum Backing {
 }
 
 impl Backing {
+    /// The value of the gauge: 0 plain, 1 transparent, 2 for 2 MiB, 3 for 1 GiB.
+    #[must_use]
+    pub const fn gauge(self) -> u64 {
+        self as u64
+    }
+
     fn page_bytes(self) -> usize {
         match self {
             Backing::Plain | Backing::Transparent => PAGE_BYTES,

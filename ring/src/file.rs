@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+use crate::features::Features;
+
 mod sys;
 
 /// What direct reads must be multiples of.
@@ -77,6 +79,7 @@ impl DirectFile {
     /// When it is neither a regular file nor a block device, or cannot be examined.
     pub fn from_file(file: File, path: &Path) -> Result<DirectFile, FileError> {
         let refused = match sys::direct_alignment(file.as_fd()) {
+            _ if !Features::probe().direct_io => Err(io::ErrorKind::Unsupported.into()),
             Ok(Some(alignment)) => sys::set_direct(file.as_fd()).map(|()| alignment),
             Ok(None) => Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
             // Kernels before 6.1 cannot say; the flag tells whether it works at all.

@@ -10,6 +10,8 @@
 //!
 //! A ring stays on the thread that made it: the kernel is told that it has a single issuer.
 
+mod arm;
+mod attach;
 mod completion;
 mod config;
 mod drain;
@@ -84,7 +86,7 @@ pub struct Full;
 
 /// See the [module](self).
 pub struct Ring {
-    /// Ahead of the memory that the kernel's entries name: closed first when dropped.
+    /// Dropped last of all: by then `owned` is gone or leaked.
     queues: Queues,
     /// What the kernel may still be using: dropped by hand, or leaked, in `drain.rs`.
     owned: ManuallyDrop<Owned>,
@@ -161,6 +163,7 @@ macro_rules! on_target {
         }
     };
 }
+use on_target;
 
 impl Ring {
     /// A ring for the calling thread, with all its memory; `arena` is what reads and sends may name.
@@ -216,40 +219,6 @@ impl Ring {
         Ok(ring)
     }
 
-    /// Tells the kernel about the arena, the file table and the receive buffers.
-    fn register(&mut self) -> Result<(), RingError> {
-        let resource = |what| move |source| RingError::Resource { what, source };
-        let slots = u32::from(self.socket_capacity) + u32::from(self.file_capacity);
-        if self.features.registered_files && slots > 0 {
-            let made = self.queues.submitter().register_files_sparse(slots);
-            self.features.registered_files = kept("registered_files", made);
-        }
-        if self.features.registered_buffers
-            && let Some(arena) = &self.owned.arena
-        {
-            let pieces: Vec<_> = arena.pieces().collect();
-            // SAFETY: the pieces are inside the arena's mapping. `owned` keeps the arena until every operation is over
-            // (or for ever, see drain.rs), and the kernel has pinned the pages besides.
-            let made = unsafe { self.queues.submitter().register_buffers(&pieces) };
-            self.features.registered_buffers = kept("registered_buffers", made);
-        }
-        if let Some((address, entries)) = self.owned.receives.buffer_ring() {
-            // SAFETY: the address is that of a mapping of `entries` entries, page-aligned and zeroed, that `owned` keeps
-            // until every operation is over.
-            let made = unsafe {
-                self.queues.submitter().register_buf_ring_with_flags(
-                    address,
-                    entries,
-                    receive::GROUP,
-                    0,
-                )
-            };
-            made.map_err(resource("register the receive buffers"))?;
-            self.owned.receives.publish_all();
-        }
-        Ok(())
-    }
-
     /// The features in use, twins being `false`. They can only get fewer.
     #[must_use]
     pub fn features(&self) -> Features {
@@ -284,62 +253,6 @@ impl Ring {
     #[must_use]
     pub fn reads_outstanding(&self) -> usize {
         self.owned.reads.in_use()
-    }
-
-    /// Gives a socket to the ring, which begins to receive with the next turn.
-    ///
-    /// # Errors
-    /// When the ring has as many sockets as it was made for, or the kernel's table does not take it.
-    pub fn add_socket(&mut self, mut socket: UdpSocket) -> Result<SocketId, RingError> {
-        let full = RingError::TableFull { what: "sockets", capacity: self.socket_capacity };
-        let key = self.owned.sockets.vacant().ok_or(full)?;
-        if !self.features.gro {
-            socket.disable_gro();
-        }
-        self.set_registered(u32::from(key.index), socket.as_raw_fd())?;
-        self.owned.sockets.put(
-            key,
-            SocketSlot { socket, receives: 0, others: 0, closing: false, cancel_queued: false },
-        );
-        self.sockets_stale = true;
-        Ok(SocketId(key))
-    }
-
-    /// The socket's properties; `None` after its removal.
-    #[must_use]
-    pub fn socket(&self, id: SocketId) -> Option<&UdpSocket> {
-        self.owned.sockets.get(id.0).filter(|slot| !slot.closing).map(|slot| &slot.socket)
-    }
-
-    /// Stops receiving and closes the socket when its last operation is over. Sends under way still complete; what was
-    /// received and not reaped is dropped. Removing twice is harmless.
-    pub fn remove_socket(&mut self, id: SocketId) {
-        if let Some(slot) = self.owned.sockets.get_mut(id.0) {
-            slot.closing = true;
-            self.sockets_stale = true;
-            self.close_if_idle(id);
-        }
-    }
-
-    /// Lets reads name a file.
-    ///
-    /// # Errors
-    /// When the ring has as many files as it was made for, or the kernel's table does not take it.
-    pub fn add_file(&mut self, file: Arc<DirectFile>) -> Result<FileId, RingError> {
-        let full = RingError::TableFull { what: "files", capacity: self.file_capacity };
-        let key = self.owned.files.vacant().ok_or(full)?;
-        self.set_registered(self.file_index(key), file.as_raw_fd())?;
-        self.features.direct_io &= file.is_direct();
-        self.owned.files.put(key, FileSlot { file, reads: 0, closing: false });
-        Ok(FileId(key))
-    }
-
-    /// Lets go of a file when its last read is over. Removing twice is harmless.
-    pub fn remove_file(&mut self, id: FileId) {
-        if let Some(slot) = self.owned.files.get_mut(id.0) {
-            slot.closing = true;
-            self.release_file_if_idle(id);
-        }
     }
 
     /// Queues a send for the next turn. The plan comes back with [`Completion::Sent`].
@@ -541,76 +454,6 @@ impl Ring {
         Ok(())
     }
 
-    /// Queues what the ring wants for itself: receives, cancellations, the eventfd's read.
-    fn arm(&mut self) {
-        if !self.bell_armed {
-            let fd = types::Fd(self.owned.waker.event_fd());
-            let bell = (&raw mut *self.owned.bell).cast::<u8>();
-            let entry = opcode::Read::new(fd, bell, 8).build();
-            let entry = entry.user_data(tag(Class::Bell, Key::NONE));
-            // SAFETY: the eight bytes are boxed in `owned`, and nothing else uses them.
-            self.bell_armed = unsafe { self.queues.push(&entry) }.is_ok();
-        }
-        if self.sockets_stale {
-            self.sockets_stale = false;
-            for index in 0..self.socket_capacity {
-                self.arm_socket(index);
-            }
-        }
-    }
-
-    fn arm_socket(&mut self, index: u16) {
-        let Some(key) = self.owned.sockets.key(index) else { return };
-        if self.owned.sockets.get(key).is_some_and(|slot| slot.closing) {
-            self.cancel_receives(key);
-            return;
-        }
-        let target = self.target(u32::from(index), self.socket_fd(SocketId(key)));
-        let owned = &mut *self.owned;
-        let slot = owned.sockets.get_mut(key).expect("just found");
-        while slot.receives < self.sizes.receives_each {
-            if !owned.receives.available() {
-                // Arming now would only fail; `sockets_stale` brings us back in the next turn.
-                self.stats.receives_starved += u64::from(slot.receives == 0);
-                self.sockets_stale = true;
-                return;
-            }
-            let entry = if self.features.multishot_receive {
-                let template = owned.receives.template();
-                on_target!(target, |fd| opcode::RecvMsgMulti::new(fd, template, receive::GROUP)
-                    .build()
-                    .user_data(tag(Class::Receive, key)))
-            } else {
-                let (buffer, message) = owned.receives.arm_single().expect("available");
-                let single = Key { index: buffer, generation: u32::from(index) };
-                on_target!(target, |fd| opcode::RecvMsg::new(fd, message)
-                    .build()
-                    .user_data(tag(Class::ReceiveOne, single)))
-            };
-            // SAFETY: the message header (the shared template, or the buffer's own), the buffers and the buffer ring are
-            // boxed or mapped in `owned`. A buffer named here is not handed out before its receive is over.
-            unsafe { self.queues.push(&entry) }.expect("entries for every socket are reserved");
-            slot.receives += 1;
-        }
-    }
-
-    /// Ends the receives of a socket that closes.
-    fn cancel_receives(&mut self, key: Key) {
-        let target = self.target(u32::from(key.index), self.socket_fd(SocketId(key)));
-        let slot = self.owned.sockets.get_mut(key).expect("just found");
-        if slot.receives == 0 || slot.cancel_queued {
-            return;
-        }
-        let entry =
-            on_target!(target, |fd| opcode::AsyncCancel2::new(types::CancelBuilder::fd(fd).all())
-                .build());
-        let entry = entry.user_data(tag(Class::Cancel, key));
-        // SAFETY: the entry points to no memory.
-        slot.cancel_queued = unsafe { self.queues.push(&entry) }.is_ok();
-        slot.others += u32::from(slot.cancel_queued);
-        self.sockets_stale |= !slot.cancel_queued;
-    }
-
     /// Room for `count` more operations of the caller's, in both queues.
     fn has_room(&self, count: usize) -> bool {
         let entries = self.queues.room().saturating_sub(self.sizes.reserved_entries as usize);
@@ -625,41 +468,6 @@ impl Ring {
 
     fn socket_fd(&self, id: SocketId) -> RawFd {
         self.owned.sockets.get(id.0).expect("a socket outlives its operations").socket.as_raw_fd()
-    }
-
-    /// Files follow the sockets in the kernel's table.
-    fn file_index(&self, key: Key) -> u32 {
-        u32::from(self.socket_capacity) + u32::from(key.index)
-    }
-
-    fn set_registered(&self, index: u32, fd: RawFd) -> Result<(), RingError> {
-        if !self.features.registered_files {
-            return Ok(());
-        }
-        let resource = |source| RingError::Resource { what: "register a descriptor", source };
-        self.queues.submitter().register_files_update(index, &[fd]).map(drop).map_err(resource)
-    }
-
-    fn clear_registered(&self, index: u32) {
-        if self.features.registered_files {
-            // The kernel's table would keep the file open, no more; the next add_ replaces it.
-            let _ = self.queues.submitter().register_files_update(index, &[-1]);
-        }
-    }
-
-    fn close_if_idle(&mut self, id: SocketId) {
-        let idle = |slot: &SocketSlot| slot.closing && slot.receives == 0 && slot.others == 0;
-        if self.owned.sockets.get(id.0).is_some_and(idle) {
-            self.clear_registered(u32::from(id.0.index));
-            drop(self.owned.sockets.take(id.0));
-        }
-    }
-
-    fn release_file_if_idle(&mut self, id: FileId) {
-        if self.owned.files.get(id.0).is_some_and(|slot| slot.closing && slot.reads == 0) {
-            self.clear_registered(self.file_index(id.0));
-            drop(self.owned.files.take(id.0));
-        }
     }
 }
 
@@ -691,14 +499,4 @@ fn patience(wait: Wait, done: &Completions) -> (u32, Option<Duration>) {
             if left.0 == 0 { (0, None) } else { (1, Some(left.as_duration())) }
         }
     }
-}
-
-fn kept(feature: &'static str, made: std::io::Result<()>) -> bool {
-    if let Err(error) = &made {
-        tracing::warn!(
-            feature,
-            "refused ({error}), using the slower twin; remedy for ENOMEM: LimitMEMLOCK=infinity"
-        );
-    }
-    made.is_ok()
 }

@@ -103,7 +103,6 @@ pub struct SendPlan {
 impl SendPlan {
     /// An empty plan with all its memory. Boxed, because the kernel is shown addresses inside it.
     #[must_use]
-    #[expect(clippy::new_ret_no_self, reason = "a plan lives in a box all its life")]
     pub fn new() -> Box<SendPlan> {
         Box::new(SendPlan {
             peer: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),

@@ -1,4 +1,5 @@
 //! UDP through the ring and back, in every combination of features, against a plain socket's view of the same traffic.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! Disk reads against `pread`, in every combination of features.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
 
 mod common;
 

@@ -13,8 +13,14 @@ pub(crate) const NAME_BYTES: usize = 28;
 const _: () = assert!(size_of::<libc::sockaddr_in6>() == NAME_BYTES);
 const _: () = assert!(size_of::<libc::sockaddr_in>() == 16);
 
-const INET: [u8; 2] = (libc::AF_INET as u16).to_ne_bytes();
-const INET6: [u8; 2] = (libc::AF_INET6 as u16).to_ne_bytes();
+const INET: [u8; 2] = family(libc::AF_INET);
+const INET6: [u8; 2] = family(libc::AF_INET6);
+
+const fn family(number: i32) -> [u8; 2] {
+    assert!(number > 0 && number < 256);
+    let [b0, b1, b2, b3] = number.to_ne_bytes();
+    if cfg!(target_endian = "little") { [b0, b1] } else { [b2, b3] }
+}
 
 /// A `sockaddr`, aligned for the kernel.
 #[derive(Clone, Copy, Debug)]

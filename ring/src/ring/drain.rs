@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use diskstream_wire::time::Nanos;
 
-use super::{Ring, SocketId};
+use super::{Owned, Ring, SocketId};
 use crate::clock;
 
 /// How long a ring's end may take. Guessed: longer than a disk's own retries usually take, shorter than a service
@@ -75,17 +75,43 @@ impl Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        if self.drain() {
+        let drained = self.drain();
+        // SAFETY: taken once, here; what is dropped after this body does not use it.
+        let owned = unsafe { ManuallyDrop::take(&mut self.owned) };
+        if drained {
             // The kernel has no operation left that names this memory. It still has the registered buffers, but those are
             // pinned pages, which it keeps by itself.
-            // SAFETY: dropped once, here, and not used afterwards.
-            unsafe { ManuallyDrop::drop(&mut self.owned) };
             return;
         }
         tracing::warn!(
-            sends = self.owned.sends.in_use(),
-            reads = self.owned.reads.in_use(),
+            sends = owned.sends.in_use(),
+            reads = owned.reads.in_use(),
             "operations of a ring did not end in time; their memory stays allocated"
+        );
+        let Owned { sends, receives, arena, bell, .. } = owned;
+        std::mem::forget((sends, receives, arena, bell));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use crate::arena::{Arena, ArenaConfig, HugePages};
+    use crate::ring::{Ring, RingConfig};
+
+    #[test]
+    fn what_does_not_end_stays_allocated() {
+        let config = ArenaConfig { bytes: 4096, huge_pages: HugePages::Off };
+        let arena = Arc::new(Arena::new(&config).unwrap());
+        let mut ring = Ring::new(&RingConfig::default(), Some(Arc::clone(&arena))).unwrap();
+        // Stands for a read that the device never answers: its slot stays busy whatever is cancelled.
+        ring.owned.reads.claim().unwrap();
+        drop(ring);
+        assert_eq!(
+            Arc::strong_count(&arena),
+            2,
+            "the arena outlives the ring, for the kernel's sake"
         );
     }
 }

@@ -247,3 +247,72 @@ impl Ring {
         Completion::Read { token, result }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock;
+    use crate::features::Features;
+    use crate::ring::{Completions, RingConfig, Wait};
+    use crate::send::SendPlan;
+    use crate::udp::{SocketConfig, UdpSocket};
+    use diskstream_wire::time::Nanos;
+
+    const PATIENCE: Nanos = Nanos::from_secs(20);
+
+    /// An interface without checksum offload answered `EIO` until Linux 6.11; newer kernels cannot be made to, so the
+    /// answer is put into the completion's place.
+    fn fail_segmented_send() -> (Ring, SocketId) {
+        let mut ring = Ring::new(&RingConfig::default(), None).unwrap();
+        let any = SocketConfig::new("127.0.0.1:0".parse().unwrap());
+        let socket = UdpSocket::bind(&any).unwrap();
+        let to = socket.local_addr();
+        let id = ring.add_socket(socket).unwrap();
+        let mut plan = SendPlan::new();
+        plan.push_scratch(&[3; 2500]).unwrap();
+        plan.segment_bytes = 1000;
+        plan.peer = to;
+        ring.send(id, plan).unwrap();
+        ring.queues.enter(1, None).unwrap();
+        let entry = ring.queues.pop().expect("a loopback takes a send at once");
+        let (class, key) = classify(entry.user_data());
+        assert_eq!((class, entry.result()), (Class::Send, 2500));
+        assert!(ring.reap_send(key, Err(Errno::EIO)).is_none(), "it goes out again");
+        (ring, id)
+    }
+
+    #[test]
+    fn an_interface_that_cannot_segment_gets_single_datagrams() {
+        if !Features::probe().gso {
+            eprintln!("SKIPPED: needs GSO");
+            return;
+        }
+        let (mut ring, id) = fail_segmented_send();
+        assert!(!ring.features().gso);
+        let mut done = Completions::new(16);
+        let (mut lengths, mut sent) = (Vec::new(), None);
+        let deadline = clock::now() + PATIENCE;
+        // The three of the send that was declared failed, and the three that went out instead.
+        while sent.is_none() || lengths.len() < 6 {
+            assert!(clock::now() < deadline);
+            ring.turn(Wait::Until(deadline), &mut done).unwrap();
+            for completion in done.drain() {
+                match completion {
+                    Completion::Sent { socket, result, .. } => {
+                        assert_eq!(socket, id);
+                        sent = Some(result);
+                    }
+                    Completion::Received(received) => {
+                        lengths.push(ring.datagram(&received).payload.len());
+                        ring.recycle(received);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!(sent, Some(Ok(2500)));
+        assert_eq!(lengths[3..], [1000, 1000, 500]);
+        assert_eq!((ring.stats().sends_downgraded, ring.stats().sends_failed), (1, 0));
+        assert_eq!(ring.sends_outstanding(), 0);
+    }
+}

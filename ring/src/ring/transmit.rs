@@ -160,7 +160,7 @@ mod tests {
                 let mut out = Vec::new();
                 for range in 0..message.msg_iovlen {
                     // SAFETY: the message names that many ranges of the same slot.
-                    let range = unsafe { &*message.msg_iov.add(range) };
+                    let range = unsafe { &*message.msg_iov.wrapping_add(range) };
                     // SAFETY: each range names bytes of the plan or of the arena, which both outlive this call.
                     let bytes = unsafe {
                         std::slice::from_raw_parts(range.iov_base.cast::<u8>(), range.iov_len)

@@ -1,0 +1,89 @@
+//! Arenas on reserved huge pages and beyond one registered piece, read into by a ring.
+#![expect(clippy::unwrap_used, reason = "a test's helpers fail like the test")]
+
+mod common;
+
+use std::io::Write;
+use std::sync::Arc;
+
+use diskstream_ring::arena::PIECE_BYTES;
+use diskstream_ring::{
+    Arena, ArenaConfig, Backing, Completion, DirectFile, Features, HugePages, ReadPlan, Ring,
+    RingConfig,
+};
+
+const RESERVED: &str = "/proc/sys/vm/nr_hugepages";
+
+/// Reserves 2 MiB pages, and puts the number back when dropped.
+struct Reservation {
+    before: String,
+}
+
+impl Reservation {
+    fn new(pages: usize) -> Option<Reservation> {
+        let before = std::fs::read_to_string(RESERVED).ok()?;
+        let wanted = before.trim().parse::<usize>().ok()? + pages;
+        std::fs::write(RESERVED, wanted.to_string()).ok()?;
+        let reservation = Reservation { before };
+        let got: usize = std::fs::read_to_string(RESERVED).ok()?.trim().parse().ok()?;
+        (got >= wanted).then_some(reservation)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let _ = std::fs::write(RESERVED, &self.before);
+    }
+}
+
+/// Reads a file into `offset` of the arena through a ring, and compares.
+fn read_into(arena: &Arc<Arena>, offset: usize) {
+    let mut temp = tempfile::NamedTempFile::new().unwrap();
+    let content: Vec<u8> = (0..1 << 20).map(|at: u32| at.to_le_bytes()[1] ^ 0x5A).collect();
+    temp.write_all(&content).unwrap();
+    let config = RingConfig { permit: Features::ALL, ..common::small() };
+    let mut ring = Ring::new(&config, Some(Arc::clone(arena))).unwrap();
+    let file = ring.add_file(Arc::new(DirectFile::open(temp.path()).unwrap())).unwrap();
+    let len = u32::try_from(content.len()).unwrap();
+    ring.read(ReadPlan { file, file_offset: 0, arena_offset: offset, len, token: 0 }).unwrap();
+    let each = |_: &mut Ring, over: &mut bool, completion| {
+        let Completion::Read { result, .. } = completion else { panic!("{completion:?}") };
+        assert_eq!(result, Ok(len));
+        *over = true;
+    };
+    common::turn_until(&mut ring, &mut false, each, |over| *over);
+    // SAFETY: the read is over.
+    assert!(unsafe { arena.bytes(offset, content.len()) } == content);
+}
+
+#[test]
+fn two_mebibyte_pages() {
+    let Some(_reservation) = Reservation::new(4) else {
+        eprintln!("SKIPPED: needs root and 8 MiB of memory that is not fragmented");
+        return;
+    };
+    let config = ArenaConfig { bytes: (8 << 20) - 5, huge_pages: HugePages::TwoMiB };
+    let arena = Arc::new(Arena::new(&config).unwrap());
+    assert_eq!((arena.backing(), arena.len()), (Backing::TwoMiB, 8 << 20));
+    // Across the border of two pages.
+    read_into(&arena, (2 << 20) - (512 << 10));
+    // More than is reserved: falls back, says so, works.
+    let larger = ArenaConfig { bytes: 64 << 20, huge_pages: HugePages::TwoMiB };
+    let larger = Arc::new(Arena::new(&larger).unwrap());
+    assert!(larger.backing() < Backing::TwoMiB);
+    read_into(&larger, 0);
+}
+
+#[test]
+fn an_arena_of_two_pieces() {
+    let config = ArenaConfig { bytes: PIECE_BYTES + (2 << 20), huge_pages: HugePages::Auto };
+    let arena = match Arena::new(&config) {
+        Ok(arena) => Arc::new(arena),
+        Err(error) => {
+            eprintln!("SKIPPED: {error}");
+            return;
+        }
+    };
+    read_into(&arena, PIECE_BYTES);
+    read_into(&arena, PIECE_BYTES - (1 << 20));
+}
