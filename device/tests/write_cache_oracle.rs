@@ -20,15 +20,18 @@ use proptest::prelude::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Reads held back, and whether the source has ended.
+type Held = Arc<(Mutex<(Vec<ReadRequest>, bool)>, Condvar)>;
+
 /// Holds reads back and lets a thread answer them in an order of its own.
 struct LateSource {
     inner: MemorySource,
-    held: Arc<(Mutex<(Vec<ReadRequest>, bool)>, Condvar)>,
+    held: Held,
 }
 
 impl LateSource {
     fn new(bytes: &[u8], mut seed: u64) -> Arc<Self> {
-        let held: Arc<(Mutex<(Vec<ReadRequest>, bool)>, Condvar)> = Arc::default();
+        let held: Held = Arc::default();
         let source = Arc::new(Self { inner: MemorySource::new(bytes), held: Arc::clone(&held) });
         let answering = MemorySource::new(bytes);
         thread::spawn(move || {

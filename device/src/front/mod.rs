@@ -18,6 +18,7 @@ pub mod disk;
 pub mod local;
 pub mod nbd;
 pub mod source;
+pub mod status;
 #[expect(unsafe_code, reason = "the front ends' one home of unsafe code")]
 mod sys;
 mod unix_socket;

@@ -5,6 +5,7 @@
 //! `connections_max x bytes_max` for clients. Past a bound the socket is not read: that is the back-pressure.
 //!
 //! A read that waits for a node stays pending for as long as it takes; it never becomes an error on its own.
+pub mod client;
 mod connection;
 mod counters;
 mod handshake;
