@@ -11,14 +11,33 @@
 //! come; after either it takes trains until [`Session::poll_send`] gives none, and events until
 //! [`Session::poll_event`] gives none.
 //!
-//! Parts, each with one concern: [`Session`] owns `nodes` (which nodes may be asked, and when), `seek` (asking candidates,
-//! and the login steps at the one that answers first), `path` (one open session at one node: round trip, window, signs
-//! of life, datagram size), `reads` (what callers want) and `requests` (what is on the wire for it).
+//! Parts, each with one concern: [`Session`] owns `nodes` (which nodes may be asked, and when), `seek` and `steps` (asking
+//! candidates, and the login at the one that answers first), `path` (one open session at one node: round trip, window,
+//! signs of life, datagram size), `reads` (what callers want) and `requests` (what is on the wire for it). What couples
+//! them is in `receive`, `send`, `timers` and `moving`.
 
 mod config;
 mod event;
+mod extents;
 pub mod limits;
+mod moving;
+#[cfg(feature = "mutations")]
+pub mod mutations;
+mod nodes;
+mod path;
+mod random;
+mod reads;
+mod receive;
+mod request;
+mod requests;
+mod rtt;
+mod seek;
+mod send;
+mod size_probe;
 mod status;
+mod steps;
+mod timers;
+mod window;
 
 pub use config::{ConfigError, MTU_MIN, SessionConfig};
 pub use event::{
@@ -26,16 +45,89 @@ pub use event::{
 };
 pub use status::{Counters, SessionStatus, State};
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
-use diskstream_wire::Nanos;
+use diskstream_wire::limits::UNIT_BYTES;
+use diskstream_wire::{CloseReason, Nanos};
+
+use extents::Question;
+use limits::{CONTROLS_MAX, READ_CALL_BYTES_MAX};
+use nodes::Nodes;
+use path::Path;
+use random::Random;
+use reads::Reads;
+use request::Phase;
+use requests::Requests;
+use seek::{Admission, Seek};
+
+/// Paths at once. Sum: the serving one, a standby, and two to which goodbye is being said.
+const PATHS_MAX: usize = 4;
 
 /// One device. See the module's page.
 #[derive(Debug)]
 pub struct Session {
     config: SessionConfig,
+    random: Random,
+    nodes: Nodes,
+    /// What the last transfer said.
+    admission: Option<Admission>,
+    disk: Option<DiskInfo>,
+    /// First bytes of the content id: named by every read.
+    generation: u64,
+    /// A login under way, for the first time or elsewhere.
+    seek: Option<Seek>,
+    paths: [Option<Path>; PATHS_MAX],
+    /// The path that reads are asked at.
+    serving: Option<usize>,
+    /// The node of the last path, when that ended before another was open.
+    left: Option<SocketAddr>,
+    /// A path and its request that goes out again as a probe.
+    probing: Option<(usize, u16)>,
+    /// Since when no node serves.
+    held: Option<Held>,
+    reads: Reads,
+    requests: Requests,
+    questions: Vec<Question>,
+    controls: VecDeque<Control>,
+    events: VecDeque<Event>,
     counters: Counters,
-    state: State,
+    write_cache_used_bytes: u64,
+    write_cache_bytes: u64,
+    /// The longest read since the last keep-alive.
+    read_longest: Nanos,
+    detaching: bool,
+    closed: bool,
+}
+
+/// Reads are held.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    since: Nanos,
+    /// Why the last node was left; none before the first.
+    cause: Option<MoveCause>,
+    reported: bool,
+}
+
+/// A single small datagram that waits to be sent.
+#[derive(Debug)]
+struct Control {
+    channel: Channel,
+    to: SocketAddr,
+    bytes: [u8; 48],
+    used: usize,
+}
+
+impl Control {
+    fn new(channel: Channel, to: SocketAddr, encode: impl FnOnce(&mut [u8]) -> usize) -> Control {
+        let mut bytes = [0; 48];
+        let used = encode(&mut bytes);
+        Control { channel, to, bytes, used }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.used]
+    }
 }
 
 impl Session {
@@ -46,19 +138,31 @@ impl Session {
     /// A setting that cannot work.
     pub fn new(config: SessionConfig, seed: [u8; 32], now: Nanos) -> Result<Session, ConfigError> {
         config.check()?;
-        let _ = (seed, now);
-        Ok(Session { config, counters: Counters::default(), state: State::LoggingIn })
-    }
-
-    /// Takes one datagram (one segment: a driver cuts GRO trains up). `channel` is the socket it came by; `from` its source.
-    pub fn handle_datagram(
-        &mut self,
-        channel: Channel,
-        from: SocketAddr,
-        bytes: &[u8],
-        now: Nanos,
-    ) {
-        let _ = (channel, from, bytes, now);
+        Ok(Session {
+            random: Random::new(seed),
+            nodes: Nodes::new(&config.servers),
+            admission: None,
+            disk: None,
+            generation: 0,
+            seek: Some(Seek::new(None, Vec::new(), None, now)),
+            paths: [const { None }; PATHS_MAX],
+            serving: None,
+            left: None,
+            probing: None,
+            held: Some(Held { since: now, cause: None, reported: false }),
+            reads: Reads::default(),
+            requests: Requests::new(),
+            questions: Vec::new(),
+            controls: VecDeque::with_capacity(CONTROLS_MAX),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            write_cache_used_bytes: 0,
+            write_cache_bytes: config.write_cache_bytes,
+            read_longest: Nanos::ZERO,
+            detaching: false,
+            closed: false,
+            config,
+        })
     }
 
     /// Asks for `buffer.len()` bytes from `offset`; both whole units of 4096 bytes, the last unit of the vDisk being filled
@@ -74,68 +178,67 @@ impl Session {
         buffer: Vec<u8>,
         now: Nanos,
     ) -> Result<(), ReadRefused> {
-        let _ = (token, offset, now);
-        Err(ReadRefused { buffer, reason: RefusedReason::Full })
-    }
-
-    /// Asks which parts of a range are zeros. Answered by [`Event::ExtentsDone`].
-    ///
-    /// # Errors
-    /// The question was not taken.
-    pub fn extents(
-        &mut self,
-        token: u64,
-        offset: u64,
-        length: u64,
-        now: Nanos,
-    ) -> Result<(), RefusedReason> {
-        let _ = (token, offset, length, now);
-        Err(RefusedReason::Full)
+        if self.is_ending() {
+            return Err(ReadRefused { buffer, reason: RefusedReason::Closed });
+        }
+        let whole = !buffer.is_empty()
+            && buffer.len() <= READ_CALL_BYTES_MAX
+            && buffer.len().is_multiple_of(UNIT_BYTES)
+            && offset.is_multiple_of(UNIT_BYTES as u64);
+        if !whole {
+            return Err(ReadRefused { buffer, reason: RefusedReason::Misaligned });
+        }
+        self.reads
+            .add(token, offset, buffer, now)
+            .map_err(|buffer| ReadRefused { buffer, reason: RefusedReason::Full })
     }
 
     /// Tells the figures of the write cache, which travel with keep-alives.
     pub fn set_write_cache_figures(&mut self, used_bytes: u64, capacity_bytes: u64) {
-        let _ = (used_bytes, capacity_bytes);
+        self.write_cache_used_bytes = used_bytes;
+        self.write_cache_bytes = capacity_bytes;
     }
 
     /// Ends the session: outstanding reads fail, the node is told, [`Event::Closed`] follows.
     pub fn detach(&mut self, now: Nanos) {
-        let _ = now;
-    }
-
-    /// Does what is due. Cheap when nothing is.
-    pub fn tick(&mut self, now: Nanos) {
-        let _ = now;
-    }
-
-    /// When [`Session::tick`] must be called next; [`Nanos::NEVER`]: not before something arrives.
-    #[must_use]
-    pub fn next_deadline(&self) -> Nanos {
-        Nanos::NEVER
-    }
-
-    /// Writes the next train into `out` (cleared first; at most [`limits::TRAIN_BYTES_MAX`] bytes). None: nothing to send.
-    pub fn poll_send(&mut self, now: Nanos, out: &mut Vec<u8>) -> Option<Train> {
-        let _ = now;
-        out.clear();
-        None
+        if self.is_ending() {
+            return;
+        }
+        self.detaching = true;
+        self.fail_all(ReadError::Closed);
+        self.abandon_seek(now);
+        for path in self.paths.iter_mut().flatten() {
+            path.close(CloseReason::Detached, now);
+        }
+        self.serving = None;
+        self.held = None;
+        self.end_if_alone();
     }
 
     /// The next event, oldest first.
     pub fn poll_event(&mut self) -> Option<Event> {
-        None
+        self.events.pop_front()
     }
 
     /// What the device is doing.
     #[must_use]
     pub fn state(&self) -> State {
-        self.state
+        let serves =
+            self.serving.and_then(|s| self.paths[s].as_ref()).is_some_and(|p| !p.is_dead());
+        match (self.closed, self.detaching, serves, self.seek.is_some(), self.disk.is_some()) {
+            (true, ..) => State::Closed,
+            (_, true, ..) => State::Closing,
+            (_, _, true, false, _) => State::Streaming,
+            (_, _, true, true, _) => State::Moving,
+            (_, _, false, _, true) => State::Holding,
+            (_, _, false, _, false) => State::LoggingIn,
+        }
     }
 
     /// The vDisk, once opened.
     #[must_use]
     pub fn disk(&self) -> Option<&DiskInfo> {
-        None
+        self.disk.as_ref()
     }
 
     /// The counters.
@@ -150,30 +253,84 @@ impl Session {
         &self.config
     }
 
-    /// A snapshot for people. Allocates.
+    /// Reads that callers have outstanding.
     #[must_use]
-    pub fn status(&self, now: Nanos) -> SessionStatus {
-        let _ = now;
-        SessionStatus {
-            state: self.state,
-            node: None,
-            io: None,
-            eligible_nodes: 0,
-            pinned: false,
-            vdisk: String::new(),
-            device_name: String::new(),
-            version: 0,
-            content_id: String::new(),
-            size_bytes: 0,
-            srtt_us: 0,
-            rttvar_us: 0,
-            window_fragments: 0,
-            fragment_bytes: 0,
-            outstanding: 0,
-            retry_rate: 0.0,
-            holding_ms: None,
-            ticket_age_s: None,
-            counters: self.counters,
+    pub fn reads_outstanding(&self) -> usize {
+        self.reads.len()
+    }
+
+    fn is_ending(&self) -> bool {
+        self.detaching || self.closed
+    }
+
+    fn end_if_alone(&mut self) {
+        if self.detaching && !self.closed && self.paths.iter().all(Option::is_none) {
+            self.closed = true;
+            self.events.push_back(Event::Closed);
+        }
+    }
+
+    /// Queues a single datagram. A full queue drops it: its peer repeats what it wants acknowledged.
+    fn control(&mut self, control: Control) {
+        if self.controls.len() < CONTROLS_MAX {
+            self.controls.push_back(control);
+        }
+    }
+
+    /// Takes back what a request has out at its path. The caller sets its next phase.
+    fn withdraw(&mut self, slot: u16) {
+        let request = self.requests.get_mut(slot);
+        let fragments = request.in_flight();
+        request.outstanding = 0;
+        let (phase, index) = (request.phase, usize::from(request.path));
+        let Some(path) = &mut self.paths[index] else { return };
+        match phase {
+            Phase::Asked => path.in_flight -= fragments,
+            Phase::Pending => path.parked -= fragments,
+            Phase::Queued | Phase::Waiting | Phase::Free => return,
+        }
+        path.requests -= 1;
+    }
+
+    /// All fragments of a request are here.
+    fn finish_request(&mut self, slot: u16, now: Nanos) {
+        self.withdraw(slot);
+        let index = self.requests.get(slot).read;
+        self.requests.remove(slot);
+        let read = self.reads.get_mut(index);
+        read.open -= 1;
+        if read.is_complete() {
+            let done = self.reads.remove(index);
+            self.counters.reads += 1;
+            self.counters.read_bytes += done.buffer.len() as u64;
+            self.read_longest = self.read_longest.max(now.since(done.started));
+            let (token, buffer) = (done.token, done.buffer);
+            self.events.push_back(Event::ReadDone { token, buffer, result: Ok(()) });
+        }
+    }
+
+    /// Ends a read and its requests with an error.
+    fn fail_read(&mut self, index: u32, error: ReadError) {
+        for slot in 0..self.requests.capacity() {
+            let request = self.requests.get(slot);
+            if request.phase != Phase::Free && request.read == index {
+                self.withdraw(slot);
+                self.requests.remove(slot);
+            }
+        }
+        let done = self.reads.remove(index);
+        self.counters.reads_failed += 1;
+        let (token, buffer) = (done.token, done.buffer);
+        self.events.push_back(Event::ReadDone { token, buffer, result: Err(error) });
+    }
+
+    fn fail_all(&mut self, error: ReadError) {
+        let indices: Vec<u32> = self.reads.indices().collect();
+        for index in indices {
+            self.fail_read(index, error);
+        }
+        while !self.questions.is_empty() {
+            self.answer_question(0, Err(error));
         }
     }
 
@@ -181,5 +338,37 @@ impl Session {
     ///
     /// # Panics
     /// When an invariant is broken.
-    pub fn check_invariants(&self) {}
+    pub fn check_invariants(&self) {
+        self.requests.check_invariants();
+        self.reads.check_invariants(|read| {
+            let open = self.requests.live().filter(|(_, request)| request.read == read).count();
+            u32::try_from(open).expect("at most 1024")
+        });
+        for (index, path) in self.paths.iter().enumerate() {
+            let (mut in_flight, mut parked, mut requests) = (0, 0, 0);
+            for (_, request) in self.requests.live() {
+                if usize::from(request.path) == index {
+                    match request.phase {
+                        Phase::Asked => in_flight += request.in_flight(),
+                        Phase::Pending => parked += request.in_flight(),
+                        Phase::Queued | Phase::Waiting | Phase::Free => continue,
+                    }
+                    requests += 1;
+                }
+            }
+            match path {
+                Some(path) => path.check_invariants(in_flight, parked, requests),
+                None => assert_eq!(requests, 0, "no request names a path that is gone"),
+            }
+        }
+        let serving = self.serving.and_then(|serving| self.paths[serving].as_ref());
+        assert_eq!(serving.is_some(), self.serving.is_some());
+        assert!(serving.is_none_or(|path| !path.is_closing()));
+        let looks = self.seek.is_some() || self.is_ending();
+        assert!(serving.is_some() || looks, "a device without a node looks for one");
+        assert!(self.events.len() <= EVENTS_MAX, "a driver takes events");
+    }
 }
+
+/// Events that a driver may leave untaken. Sum: every read and question, and some of each other kind.
+const EVENTS_MAX: usize = limits::READS_MAX + limits::EXTENT_QUESTIONS_MAX + 256;

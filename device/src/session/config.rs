@@ -107,7 +107,9 @@ pub enum ConfigError {
         count: usize,
     },
     /// No usable address.
-    #[error("server {server} has no address or no port; a node's login port is 6910 unless it was changed")]
+    #[error(
+        "server {server} has no address or no port; a node's login port is 6910 unless it was changed"
+    )]
     ServerAddress {
         /// The server.
         server: SocketAddr,

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 
-use diskstream_wire::{BusyReason, ContentId, ImageMode, Nanos, RejectReason, Text, WriteCacheType};
+use diskstream_wire::{
+    BusyReason, ContentId, ImageMode, Nanos, RejectReason, Text, WriteCacheType,
+};
 
 /// Which of the device's sockets a datagram uses. A driver may map several to one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

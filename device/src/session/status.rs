@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
+use diskstream_wire::Nanos;
 use serde::Serialize;
+
+use super::Session;
 
 /// Plain counters; they only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -140,4 +143,36 @@ pub struct SessionStatus {
     pub ticket_age_s: Option<u64>,
     /// The counters.
     pub counters: Counters,
+}
+
+impl Session {
+    /// A snapshot for people. Allocates.
+    #[must_use]
+    pub fn status(&self, now: Nanos) -> SessionStatus {
+        let path = self.serving.and_then(|serving| self.paths[serving].as_ref());
+        let disk = self.disk.as_ref();
+        let requests = self.counters.requests.max(1);
+        SessionStatus {
+            state: self.state(),
+            node: path.map(|path| path.at.node),
+            io: path.map(|path| path.at.io),
+            eligible_nodes: self.nodes.eligible().len(),
+            pinned: disk.is_some_and(|disk| disk.pinned),
+            vdisk: disk.map(|disk| disk.vdisk.as_str().to_owned()).unwrap_or_default(),
+            device_name: disk.map(|disk| disk.device_name.as_str().to_owned()).unwrap_or_default(),
+            version: disk.map_or(0, |disk| disk.version),
+            content_id: disk.map(|disk| disk.content_id.to_string()).unwrap_or_default(),
+            size_bytes: disk.map_or(0, |disk| disk.size_bytes),
+            srtt_us: path.map_or(0, |path| path.network.smoothed().as_micros()),
+            rttvar_us: path.map_or(0, |path| path.network.variation().as_micros()),
+            window_fragments: path.map_or(0, |path| path.window.fragments()),
+            fragment_bytes: path.map_or(0, |path| path.size.bytes()),
+            outstanding: self.reads.len(),
+            #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+            retry_rate: self.counters.retries as f64 / requests as f64,
+            holding_ms: self.held.map(|held| now.since(held.since).as_millis()),
+            ticket_age_s: self.nodes.ticket_age_s(now),
+            counters: self.counters,
+        }
+    }
 }

@@ -1,0 +1,436 @@
+//! What arrives: to which session or search a datagram belongs, and what it changes.
+
+use std::net::SocketAddr;
+
+use diskstream_wire::{
+    Decoded, Extents, Flags, KeepAliveReply, Message, Nanos, Notice, NoticeAck, PathProbeReply,
+    ReadBusy, ReadData, ReadError as ReadErrorMessage, ReadErrorCode, ReadPending, ReadZero,
+    canonical, decode, node_entries,
+};
+
+use super::event::{Channel, Event, MoveCause, ReadError};
+use super::limits::{PENDING_RECHECK, RTO_MAX, STORE_ERROR_WAIT, STORE_ERRORS_MOVE};
+use super::request::{Phase, Taken};
+use super::seek::Answer;
+use super::{Control, Session};
+
+impl Session {
+    /// Takes one datagram (one segment: a driver cuts GRO trains up). `channel` is the socket it came by; `from` its source.
+    pub fn handle_datagram(
+        &mut self,
+        channel: Channel,
+        from: SocketAddr,
+        bytes: &[u8],
+        now: Nanos,
+    ) {
+        self.counters.datagrams_in += 1;
+        if self.closed {
+            return;
+        }
+        let from = canonical(from);
+        if bytes.get(3) == Some(&ReadData::KIND) {
+            let Ok((message, tail)) = ReadData::decode(bytes) else {
+                self.counters.malformed += 1;
+                return;
+            };
+            if let Some(path) = self.path_of(message.tag, from) {
+                self.hear(path, message.flags, now);
+                return self.on_data(path, &message, tail, now);
+            }
+        }
+        match decode(bytes) {
+            Ok(decoded) => self.handle_message(channel, from, &decoded, bytes.len(), now),
+            Err(_) => self.counters.malformed += 1,
+        }
+    }
+
+    /// The path with this tag, if the datagram comes from its node's I/O service.
+    #[inline]
+    fn path_of(&self, tag: u64, from: SocketAddr) -> Option<usize> {
+        self.paths.iter().position(|path| {
+            path.as_ref().is_some_and(|path| tag_fits(path.at.tag, tag) && path.at.io == from)
+        })
+    }
+
+    /// A sign of life.
+    #[inline]
+    fn hear(&mut self, index: usize, flags: Flags, now: Nanos) {
+        let Some(path) = &mut self.paths[index] else { return };
+        if path.is_suspect() {
+            self.speaks_again(index, now);
+        } else {
+            path.last_heard = now;
+        }
+        if flags.has(Flags::DRAINING) {
+            self.on_draining(index, MoveCause::Draining, Vec::new(), now);
+        }
+    }
+
+    fn handle_message(
+        &mut self,
+        channel: Channel,
+        from: SocketAddr,
+        decoded: &Decoded<'_>,
+        datagram_bytes: usize,
+        now: Nanos,
+    ) {
+        if let Message::Notice(notice) = &decoded.message {
+            return self.on_notice(channel, from, notice, decoded.tail, now);
+        }
+        let (tag, flags) = tag_and_flags(&decoded.message);
+        let Some(index) = self.path_of(tag, from) else {
+            return self.handle_search(from, decoded, now);
+        };
+        self.hear(index, flags, now);
+        match &decoded.message {
+            Message::ReadZero(m) => self.on_zero(index, m, now),
+            Message::ReadPending(m) => self.on_pending(index, m, now),
+            Message::ReadBusy(m) => self.on_busy(index, m, now),
+            Message::ReadError(m) => self.on_error(index, m, now),
+            Message::UnknownSession(_) => {
+                self.counters.unknown_session += 1;
+                self.on_session_gone(index, MoveCause::UnknownSession, now);
+            }
+            Message::SessionClosed(_) => {
+                self.on_session_gone(index, MoveCause::EndedByNode, now);
+            }
+            Message::KeepAliveReply(m) => self.on_keep_alive(index, m, decoded.tail, now),
+            Message::PathProbeReply(m) => self.on_path_probe(index, m, datagram_bytes),
+            Message::Extents(m) => self.on_extents(m, decoded.tail),
+            // Late repeats of login answers.
+            Message::VdiskInfo(_) | Message::HandshakeReply(_) | Message::LoginComplete(_) => {}
+            _ => self.counters.implausible += 1,
+        }
+    }
+
+    fn handle_search(&mut self, from: SocketAddr, decoded: &Decoded<'_>, now: Nanos) {
+        let answer = self.with_seek(|seek, context| seek.handle(context, from, decoded, now));
+        match answer {
+            Some(Answer::Opened(opened)) => self.adopt(opened.0, opened.1, now),
+            Some(Answer::Taken) => {}
+            Some(Answer::Foreign) | None => self.counters.foreign += 1,
+        }
+    }
+
+    #[inline]
+    fn on_data(&mut self, from_path: usize, m: &ReadData, tail: &[u8], now: Nanos) {
+        let Some(slot) = self.requests.find(m.request_id) else {
+            self.counters.fragments_late += 1;
+            return;
+        };
+        if m.generation != self.generation {
+            self.counters.implausible += 1;
+            return;
+        }
+        let request = self.requests.get_mut(slot);
+        let read = self.reads.get_mut(request.read);
+        let part = &mut read.buffer[request.at..request.at + request.length];
+        let (before, phase) = (request.in_flight(), request.phase);
+        let taken = request.take(m, tail, part);
+        let after = request.in_flight();
+        match taken {
+            Taken::Late => {
+                self.counters.fragments_late += 1;
+                return;
+            }
+            Taken::Implausible => {
+                self.counters.implausible += 1;
+                return;
+            }
+            Taken::New => self.counters.fragments += 1,
+            Taken::WrongSum => {
+                self.counters.fragments += 1;
+                self.counters.sum_mismatches += 1;
+            }
+        }
+        self.account(slot, phase, before, after, now);
+        if let Some(path) = &mut self.paths[from_path] {
+            path.last_full = now;
+            path.full_lost = 0;
+        }
+        self.time_answer(from_path, slot, m.attempt, m.service_us, phase, now);
+        self.after_arrival(slot, now);
+    }
+
+    /// Fragments of a request arrived: they leave the flight of the path that was asked.
+    #[inline]
+    fn account(&mut self, slot: u16, phase: Phase, before: u32, after: u32, now: Nanos) {
+        let request = self.requests.get_mut(slot);
+        let Some(path) = &mut self.paths[usize::from(request.path)] else { return };
+        path.fresh = false;
+        match phase {
+            Phase::Asked => {
+                path.window.arrived(before - after, path.in_flight);
+                path.in_flight -= before - after;
+            }
+            Phase::Pending => {
+                // The disk has answered: the rest is on its way.
+                path.parked -= before;
+                path.in_flight += after;
+                request.phase = Phase::Asked;
+                request.pendings = 0;
+                self.requests.set_due(slot, now + path.answers.reorder());
+            }
+            // A late answer to a request that was given up meanwhile: nothing was counted for it.
+            Phase::Queued | Phase::Waiting | Phase::Free => {}
+        }
+    }
+
+    /// Times the first fragment of an answer, by the attempt that it echoes (Karn's rule).
+    #[inline]
+    fn time_answer(
+        &mut self,
+        from_path: usize,
+        slot: u16,
+        attempt: u8,
+        service_us: u32,
+        phase: Phase,
+        now: Nanos,
+    ) {
+        let request = self.requests.get_mut(slot);
+        if request.answered || attempt != request.attempt || usize::from(request.path) != from_path
+        {
+            return;
+        }
+        request.answered = true;
+        request.timeouts = 0;
+        let rtt = now.since(request.sent_at);
+        let Some(path) = &mut self.paths[from_path] else { return };
+        path.store_errors = 0;
+        path.network.sample(rtt - Nanos::from_micros(u64::from(service_us)));
+        if phase == Phase::Asked {
+            path.answers.sample(rtt);
+            path.window.measured(rtt, path.answers.smoothed(), now);
+        }
+    }
+
+    /// What follows from new fragments: the end of the request, or the wait for the rest.
+    #[inline]
+    fn after_arrival(&mut self, slot: u16, now: Nanos) {
+        let request = self.requests.get(slot);
+        if request.is_complete() {
+            return self.finish_request(slot, now);
+        }
+        match request.phase {
+            Phase::Asked if request.outstanding == 0 => {
+                let path = usize::from(request.path);
+                let path = self.paths[path].as_mut().expect("asked requests name a live path");
+                path.requests -= 1;
+                self.requests.enqueue(slot);
+            }
+            Phase::Asked => {
+                let path = usize::from(request.path);
+                let path = self.paths[path].as_ref().expect("asked requests name a live path");
+                self.requests.set_due(slot, now + path.answers.reorder());
+            }
+            _ => {}
+        }
+    }
+
+    fn on_zero(&mut self, from_path: usize, m: &ReadZero, now: Nanos) {
+        let Some(slot) = self.requests.find(m.request_id) else { return };
+        let request = self.requests.get_mut(slot);
+        if m.generation != self.generation || m.offset != request.offset {
+            self.counters.implausible += 1;
+            return;
+        }
+        let read = self.reads.get_mut(request.read);
+        let part = &mut read.buffer[request.at..request.at + request.length];
+        let (before, phase) = (request.in_flight(), request.phase);
+        let units = request.take_zeros(m.zero_units, part);
+        let after = request.in_flight();
+        if units == 0 {
+            return;
+        }
+        self.counters.zero_units += u64::from(units);
+        self.account(slot, phase, before, after, now);
+        self.time_answer(from_path, slot, m.attempt, m.service_us, phase, now);
+        self.after_arrival(slot, now);
+    }
+
+    /// The node has the request; for this slot, which is out.
+    fn answered_slot(&mut self, from_path: usize, id: u64) -> Option<u16> {
+        let slot = self.requests.find(id)?;
+        let request = self.requests.get(slot);
+        let is_out = matches!(request.phase, Phase::Asked | Phase::Pending)
+            && usize::from(request.path) == from_path;
+        if let Some(path) = &mut self.paths[from_path] {
+            path.fresh = false;
+        }
+        is_out.then_some(slot)
+    }
+
+    fn on_pending(&mut self, from_path: usize, m: &ReadPending, now: Nanos) {
+        self.counters.pending += 1;
+        let Some(slot) = self.answered_slot(from_path, m.request_id) else { return };
+        let request = self.requests.get_mut(slot);
+        if request.phase == Phase::Asked {
+            let fragments = request.in_flight();
+            request.phase = Phase::Pending;
+            request.timeouts = 0;
+            let path = self.paths[from_path].as_mut().expect("the message came from it");
+            path.in_flight -= fragments;
+            path.parked += fragments;
+        }
+        let wait = Nanos(PENDING_RECHECK.0 << request.pendings.min(4)).earlier(RTO_MAX);
+        request.pendings += 1;
+        let wait = self.random.jitter(wait);
+        self.requests.set_due(slot, now + wait);
+    }
+
+    fn on_busy(&mut self, from_path: usize, m: &ReadBusy, now: Nanos) {
+        self.counters.busy += 1;
+        let Some(slot) = self.answered_slot(from_path, m.request_id) else { return };
+        let wait = Nanos::from_millis(u64::from(m.wait_ms.clamp(1, 10_000)));
+        let wait = self.random.later(wait);
+        self.withdraw(slot);
+        self.requests.get_mut(slot).phase = Phase::Waiting;
+        self.requests.set_due(slot, now + wait);
+    }
+
+    fn on_error(&mut self, from_path: usize, m: &ReadErrorMessage, now: Nanos) {
+        if let Some(index) = self.question_of(m.request_id) {
+            return self.question_failed(index, m.code);
+        }
+        let Some(slot) = self.answered_slot(from_path, m.request_id) else { return };
+        self.withdraw(slot);
+        let request = self.requests.get_mut(slot);
+        request.phase = Phase::Waiting;
+        let wait = Nanos(STORE_ERROR_WAIT.0 << request.timeouts.min(4)).earlier(RTO_MAX);
+        request.timeouts += 1;
+        let read = request.read;
+        self.requests.set_due(slot, now + wait);
+        match m.code {
+            ReadErrorCode::OutOfRange => self.fail_read(read, ReadError::OutOfRange),
+            ReadErrorCode::WrongGeneration => self.on_wrong_generation(from_path, now),
+            ReadErrorCode::NotNegotiated => self.fall_back(from_path, now),
+            ReadErrorCode::StoreError | ReadErrorCode::Other(_) => {
+                self.on_store_error(from_path, slot, now);
+            }
+        }
+    }
+
+    /// One node's store cannot give the range: another may. Only when every node said so, the read fails.
+    fn on_store_error(&mut self, from_path: usize, slot: u16, now: Nanos) {
+        self.counters.store_errors += 1;
+        let path = self.paths[from_path].as_mut().expect("the message came from it");
+        path.store_errors += 1;
+        let (node, errors) = (path.at.node, path.store_errors);
+        let all = self.nodes.all_mask();
+        let bit = self.nodes.index_of(node).map_or(all, |index| 1 << index);
+        let request = self.requests.get_mut(slot);
+        request.refused_by |= bit;
+        if request.refused_by & all == all {
+            let read = request.read;
+            return self.fail_read(read, ReadError::Store);
+        }
+        if errors >= STORE_ERRORS_MOVE {
+            let refused = request.refused_by;
+            let preferred = self.nodes.outside(refused);
+            self.begin_move(MoveCause::StoreErrors, preferred, Some(node), now);
+        }
+    }
+
+    fn on_wrong_generation(&mut self, from_path: usize, now: Nanos) {
+        self.counters.wrong_content += 1;
+        let path = self.paths[from_path].as_ref().expect("the message came from it");
+        let node = path.at.node;
+        if let Some(disk) = &self.disk
+            && self.seek.is_none()
+        {
+            let expected = disk.content_id;
+            self.events.push_back(Event::WrongContent { node, expected, offered: None });
+        }
+        self.begin_move(MoveCause::WrongContent, Vec::new(), Some(node), now);
+    }
+
+    fn on_keep_alive(&mut self, index: usize, m: &KeepAliveReply, tail: &[u8], now: Nanos) {
+        let path = self.paths[index].as_mut().expect("the message came from it");
+        if let Some(rtt) = path.keep_alive_answered(m.sequence, now) {
+            path.network.sample(rtt);
+            path.answers.sample(rtt);
+        }
+        if m.ticket_bytes > 0
+            && let Some(ticket) = tail.get(..usize::from(m.ticket_bytes))
+        {
+            let lives = Nanos::from_secs(u64::from(m.ticket_seconds));
+            self.nodes.renew_ticket(ticket, lives, now);
+        }
+    }
+
+    fn on_path_probe(&mut self, index: usize, m: &PathProbeReply, datagram_bytes: usize) {
+        let path = self.paths[index].as_mut().expect("the message came from it");
+        if let Some(size) = path.size_probe.answered(m.sequence, datagram_bytes) {
+            path.set_size(size);
+        }
+    }
+
+    /// A notice counts when it carries the session's tag and comes from the node's address, whichever way it took.
+    fn on_notice(
+        &mut self,
+        channel: Channel,
+        from: SocketAddr,
+        m: &Notice,
+        tail: &[u8],
+        now: Nanos,
+    ) {
+        let index = self.paths.iter().position(|path| {
+            path.as_ref()
+                .is_some_and(|path| tag_fits(path.at.tag, m.tag) && path.at.io.ip() == from.ip())
+        });
+        let Some(index) = index else {
+            self.counters.foreign += 1;
+            return;
+        };
+        self.hear(index, m.flags, now);
+        let path = self.paths[index].as_ref().expect("just found");
+        let ack = NoticeAck {
+            tag: m.tag,
+            session: path.at.session,
+            sequence: m.sequence,
+            ..NoticeAck::default()
+        };
+        self.counters.notices += 1;
+        self.control(Control::new(channel, from, |out| ack.encode(out)));
+        let mut successors = Vec::with_capacity(usize::from(m.node_count));
+        node_entries(tail, m.node_count, |entry| successors.extend(entry.login.socket_addr()));
+        self.on_draining(index, MoveCause::Notice, successors, now);
+    }
+
+    fn on_extents(&mut self, m: &Extents, tail: &[u8]) {
+        let Some(index) = self.question_of(m.request_id) else { return };
+        if m.generation != self.generation || !self.question_answered(index, m, tail) {
+            self.counters.implausible += 1;
+        }
+    }
+}
+
+#[inline]
+fn tag_fits(ours: u64, theirs: u64) -> bool {
+    // Planted defect: the simulator must catch a device that takes anybody's datagrams.
+    #[cfg(feature = "mutations")]
+    if super::mutations::is_planted(super::mutations::Mutation::AcceptForeignTag) {
+        return true;
+    }
+    ours == theirs
+}
+
+/// Tag and marks of a message that a node sends within a session.
+fn tag_and_flags(message: &Message) -> (u64, Flags) {
+    match message {
+        Message::ReadData(m) => (m.tag, m.flags),
+        Message::ReadZero(m) => (m.tag, m.flags),
+        Message::ReadPending(m) => (m.tag, m.flags),
+        Message::ReadBusy(m) => (m.tag, m.flags),
+        Message::ReadError(m) => (m.tag, m.flags),
+        Message::UnknownSession(m) => (m.tag, m.flags),
+        Message::SessionClosed(m) => (m.tag, m.flags),
+        Message::KeepAliveReply(m) => (m.tag, m.flags),
+        Message::PathProbeReply(m) => (m.tag, m.flags),
+        Message::Extents(m) => (m.tag, m.flags),
+        Message::VdiskInfo(m) => (m.tag, m.flags),
+        Message::HandshakeReply(m) => (m.tag, m.flags),
+        Message::LoginComplete(m) => (m.tag, m.flags),
+        _ => (0, Flags::NONE),
+    }
+}

@@ -1,0 +1,106 @@
+//! How large a datagram does the path carry? Asked with padded probes, largest first, once a session is open.
+
+use diskstream_wire::{FragmentSize, Nanos};
+
+use super::limits::{PATH_PROBE_AGAIN, PATH_PROBE_TRIES, PATH_PROBE_WAIT};
+
+/// The search of one path.
+#[derive(Clone, Copy, Debug)]
+pub struct SizeProbe {
+    /// What the path is known to carry, and what it might.
+    floor: FragmentSize,
+    hoped: FragmentSize,
+    /// The size that is asked about.
+    asking: Option<FragmentSize>,
+    tries: u32,
+    sequence: u32,
+    next: Nanos,
+}
+
+impl SizeProbe {
+    pub fn new(floor: FragmentSize, hoped: FragmentSize, now: Nanos) -> SizeProbe {
+        let asking = (hoped > floor).then_some(hoped);
+        let next = if asking.is_some() { now } else { Nanos::NEVER };
+        SizeProbe { floor, hoped, asking, tries: 0, sequence: 0, next }
+    }
+
+    /// The probe to send now: its number and the datagram's bytes.
+    pub fn due(&mut self, now: Nanos) -> Option<(u32, u16)> {
+        if now < self.next {
+            return None;
+        }
+        if self.asking.is_some() && self.tries == PATH_PROBE_TRIES {
+            self.asking = self.asking.and_then(smaller).filter(|&size| size > self.floor);
+            self.tries = 0;
+            if self.asking.is_none() {
+                self.next = now + PATH_PROBE_AGAIN;
+                return None;
+            }
+        }
+        let asking = *self.asking.get_or_insert(self.hoped);
+        self.tries += 1;
+        self.sequence = self.sequence.wrapping_add(1);
+        self.next = now + PATH_PROBE_WAIT;
+        let bytes = u16::try_from(asking.datagram_bytes()).expect("a datagram fits 16 bits");
+        Some((self.sequence, bytes))
+    }
+
+    /// A probe was answered in full; gives the size that the path carries.
+    pub fn answered(&mut self, sequence: u32, probe_bytes: usize) -> Option<FragmentSize> {
+        let asking = self.asking?;
+        if sequence != self.sequence || probe_bytes < asking.datagram_bytes() {
+            return None;
+        }
+        self.asking = None;
+        self.tries = 0;
+        self.floor = asking;
+        self.next = Nanos::NEVER;
+        Some(asking)
+    }
+
+    /// Full-size datagrams were lost: the path carries less than was thought. Asked again much later.
+    pub fn fell_back(&mut self, floor: FragmentSize, now: Nanos) {
+        self.floor = floor;
+        self.asking = None;
+        self.tries = 0;
+        self.next = if self.hoped > floor { now + PATH_PROBE_AGAIN } else { Nanos::NEVER };
+    }
+
+    pub fn next_due(&self) -> Nanos {
+        self.next
+    }
+}
+
+fn smaller(size: FragmentSize) -> Option<FragmentSize> {
+    FragmentSize::ALL.iter().rev().find(|&&other| other < size).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_is_asked_first_and_smaller_ones_after_silence() {
+        let mut now = Nanos::from_secs(1);
+        let mut probe = SizeProbe::new(FragmentSize::B1376, FragmentSize::B8192, now);
+        let mut asked = Vec::new();
+        for _ in 0..20 {
+            asked.extend(probe.due(now).map(|(_, bytes)| bytes));
+            now = now + PATH_PROBE_WAIT;
+        }
+        assert_eq!(asked, [8268, 8268, 4172, 4172]);
+        now = now + PATH_PROBE_AGAIN;
+        let (sequence, bytes) = probe.due(now).unwrap();
+        assert_eq!(bytes, 8268);
+        assert_eq!(probe.answered(sequence.wrapping_sub(1), 8268), None);
+        assert_eq!(probe.answered(sequence, 4172), None);
+        assert_eq!(probe.answered(sequence, 8268), Some(FragmentSize::B8192));
+        assert_eq!(probe.next_due(), Nanos::NEVER);
+    }
+
+    #[test]
+    fn a_usual_link_is_not_probed() {
+        let probe = SizeProbe::new(FragmentSize::B1376, FragmentSize::B1376, Nanos::ZERO);
+        assert_eq!(probe.next_due(), Nanos::NEVER);
+    }
+}

@@ -1,0 +1,111 @@
+//! What is due: requests without an answer, and reads that were held for too long.
+
+use diskstream_wire::Nanos;
+
+use super::Session;
+use super::event::{Event, ReadError};
+use super::limits::{HOLDING_REPORT, PROBE_INTERVAL};
+use super::request::Phase;
+
+impl Session {
+    /// Does what is due. Cheap when nothing is.
+    pub fn tick(&mut self, now: Nanos) {
+        if self.closed {
+            return;
+        }
+        if self.requests.earliest() <= now {
+            self.scan_requests(now);
+        }
+        self.check_held(now);
+    }
+
+    /// When [`Session::tick`] must be called next (and trains taken after it); [`Nanos::NEVER`]: not before something
+    /// arrives.
+    #[must_use]
+    pub fn next_deadline(&self) -> Nanos {
+        if self.closed {
+            return Nanos::NEVER;
+        }
+        let paths = self.paths.iter().flatten().map(|path| path.next_due());
+        paths
+            .chain(self.seek.as_ref().map(|seek| seek.next_due()))
+            .fold(self.requests.earliest(), Nanos::earlier)
+            .earlier(self.questions_due())
+            .earlier(self.held_due())
+    }
+
+    fn scan_requests(&mut self, now: Nanos) {
+        for slot in 0..self.requests.capacity() {
+            let request = self.requests.get(slot);
+            if request.due > now {
+                continue;
+            }
+            match request.phase {
+                Phase::Asked => self.unanswered(slot, now),
+                Phase::Pending => {
+                    self.withdraw(slot);
+                    self.requests.enqueue(slot);
+                }
+                Phase::Waiting => self.requests.enqueue(slot),
+                Phase::Queued | Phase::Free => {}
+            }
+        }
+        self.requests.settle();
+    }
+
+    /// A request's answer, or the rest of it, did not come in time.
+    fn unanswered(&mut self, slot: u16, now: Nanos) {
+        let request = self.requests.get_mut(slot);
+        let (index, sent_at, answered) =
+            (usize::from(request.path), request.sent_at, request.answered);
+        let path = self.paths[index].as_mut().expect("asked requests name a live path");
+        if !answered {
+            path.unanswered(sent_at, now);
+        }
+        if path.is_suspect() {
+            // The path's probes speak for all its requests.
+            self.requests.set_due(slot, now + PROBE_INTERVAL);
+            return;
+        }
+        path.window.lost(sent_at, now);
+        request.lost = true;
+        if !answered {
+            request.timeouts += 1;
+        }
+        self.withdraw(slot);
+        self.requests.enqueue(slot);
+        if !answered {
+            self.full_size_lost(index, sent_at, now);
+        }
+    }
+
+    fn check_held(&mut self, now: Nanos) {
+        let Some(held) = &mut self.held else { return };
+        if let Some(cause) = held.cause
+            && !held.reported
+            && now.since(held.since) >= HOLDING_REPORT
+        {
+            held.reported = true;
+            self.events.push_back(Event::Holding { since: held.since, cause });
+        }
+        if let Some(limit) = self.config.hold_limit
+            && now.since(held.since) >= limit
+        {
+            self.fail_all(ReadError::HoldExpired);
+        }
+    }
+
+    fn held_due(&self) -> Nanos {
+        let Some(held) = &self.held else { return Nanos::NEVER };
+        let report = match held.cause {
+            Some(_) if !held.reported => held.since + HOLDING_REPORT,
+            _ => Nanos::NEVER,
+        };
+        let waits = self.reads.len() > 0 || !self.questions.is_empty();
+        let limit = match self.config.hold_limit {
+            Some(limit) if waits => held.since + limit,
+            _ => Nanos::NEVER,
+        };
+        report.earlier(limit)
+    }
+}
