@@ -205,7 +205,8 @@ impl Opening<'_> {
         let why = if self.options.sidecar.reads() {
             match sidecar::load(path, &self.identity, hooks.racy_secs) {
                 Ok(hashes) => {
-                    tracing::info!(?path, content_id = %hashes.content_id(), "content id taken from the sidecar");
+                    let content_id = hashes.content_id();
+                    tracing::info!(?path, %content_id, "content id taken from the sidecar");
                     return Ok((hashes, HashSource::Sidecar));
                 }
                 Err(why) => why,
