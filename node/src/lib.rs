@@ -4,4 +4,5 @@
 #![deny(unsafe_code)]
 
 pub mod cache;
+pub mod farm;
 pub mod trust;
