@@ -1,0 +1,94 @@
+//! `/metrics` and `/healthz` of a node that has served.
+
+use std::time::Duration;
+
+use anyhow::Context;
+
+use super::export::{Export, Spec};
+use super::{http, small_image};
+use crate::proc::{self, Proc};
+use crate::runner::{Job, skip};
+
+/// What must be there after a copy, as parts of names: each must match a metric, and those marked `true` must have counted.
+const EXPECTED: &[(&str, bool)] = &[
+    ("login", true),
+    ("session", true),
+    ("reads_total", true),
+    ("bytes", true),
+    ("datagrams", true),
+    ("io_uring_enter", true),
+    ("cache", true),
+    ("disk_read", true),
+    ("request", true),
+    ("retr", false),
+    ("drain", false),
+    ("feature", false),
+];
+
+/// The step.
+pub fn run(job: &mut Job<'_>) -> anyhow::Result<()> {
+    job.need_tools(&["nbdcopy"])?;
+    if job.ctx.stand_in {
+        return Err(skip("the stand-in has no metrics"));
+    }
+    let image = small_image(job)?;
+    let export = Export::start(job, Spec::plain(&image))?;
+    let mut copy = proc::command("nbdcopy");
+    job.run(copy.arg(export.uri()).arg("null:"), Duration::from_mins(1))?;
+    let at = export.nodes[0].http.clone();
+    let answer = http::get(&at, "/metrics")?;
+    job.say(&answer.body);
+    job.check("/metrics is there, as text", |_| {
+        anyhow::ensure!(answer.status == 200, "status {}", answer.status);
+        let typed = answer.head.to_ascii_lowercase().contains("content-type: text/plain");
+        anyhow::ensure!(typed, "no text/plain in:\n{}", answer.head);
+        Ok(())
+    });
+    job.check("it counts what happened", |_| expected(&answer.body));
+    job.check("promtool finds nothing to object to", |job| {
+        job.need_tools(&["promtool"])?;
+        let mut promtool = proc::command("promtool");
+        let mut checker = Proc::start(promtool.args(["check", "metrics"]), "promtool", &job.log)?;
+        checker.type_in(&answer.body)?;
+        checker.close_stdin();
+        let status = checker.wait_exit(Duration::from_secs(30))?;
+        anyhow::ensure!(status.success(), "promtool: {status}\n{}", checker.text());
+        Ok(())
+    });
+    job.check("/healthz is well, other paths are not found", |_| {
+        let health = http::get(&at, "/healthz")?;
+        anyhow::ensure!(health.status == 200, "/healthz: {} {}", health.status, health.body);
+        let other = http::get(&at, "/no-such-page")?;
+        anyhow::ensure!(other.status == 404, "/no-such-page: {}", other.status);
+        Ok(())
+    });
+    job.check("status shows node, round trip and write cache", |job| status(job));
+    export.finish()
+}
+
+fn expected(page: &str) -> anyhow::Result<()> {
+    let samples: Vec<_> = page.lines().filter(|l| l.starts_with("diskstream_")).collect();
+    for (part, counted) in EXPECTED {
+        let mut named =
+            samples.iter().filter(|l| l.split(['{', ' ']).next().is_some_and(|n| n.contains(part)));
+        let found = named.clone().count();
+        anyhow::ensure!(found > 0, "no metric with {part:?} in its name");
+        let moved = named
+            .any(|l| l.rsplit(' ').next().is_some_and(|v| v.parse().is_ok_and(|v: f64| v > 0.0)));
+        anyhow::ensure!(
+            !counted || moved,
+            "every metric with {part:?} in its name is 0 after a copy"
+        );
+    }
+    Ok(())
+}
+
+fn status(job: &mut Job<'_>) -> anyhow::Result<()> {
+    let mut command = proc::command(job.ctx.program("diskstream-device"));
+    let text = job.run(command.args(["status", "--json"]), Duration::from_secs(20))?;
+    let start = text.find(['{', '[']).context("no JSON")?;
+    for key in ["node", "rtt", "write_cache"] {
+        anyhow::ensure!(text[start..].contains(key), "status --json has no {key}: {text}");
+    }
+    Ok(())
+}

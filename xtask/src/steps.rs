@@ -1,0 +1,319 @@
+//! The steps that cargo does: format, lints, docs, unit and model tests, fuzzing, the simulator, release builds.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::install;
+use crate::proc::{self, run};
+use crate::runner::{Job, Step};
+use crate::{e2e, protocol, tidy};
+
+/// Compiling everything anew on two busy cores, and then some.
+const BUILD_WITHIN: Duration = Duration::from_mins(25);
+
+const fn step(
+    name: &'static str,
+    needs: &'static [&'static str],
+    what: &'static str,
+    run: fn(&mut Job<'_>) -> anyhow::Result<()>,
+) -> Step {
+    Step { name, what, needs, run }
+}
+
+/// All steps, in order. A step's needs stand before it.
+pub const ALL: &[Step] = &[
+    step("install", &[], "what the other steps need, from Debian's packages", install::run),
+    step("fmt", &[], "cargo fmt --check", fmt),
+    step("tidy", &[], "house rules that no lint knows", tidy::step),
+    step("clippy", &[], "no warning in any target", clippy),
+    step("doc", &[], "documentation builds without a warning", doc),
+    step("docs-tables", &[], "protocol tables in docs equal the code's", docs_tables),
+    step("unit", &[], "unit, golden and property tests; doc tests", unit),
+    step("loom", &[], "every interleaving of what cores share", loom),
+    step("sim", &[], "simulated networks and crashes; planted mutations are caught", sim),
+    step("fuzz", &[], "each decoder survives a moment of fuzzing", fuzz),
+    step("build", &[], "release programs", build),
+    step("e2e-quickstart", &["build"], "the README's first command", e2e::quickstart::run),
+    step(
+        "e2e-bad-input",
+        &["build"],
+        "refusals: one clear line, nothing half-started",
+        e2e::bad_input::run,
+    ),
+    step("e2e-copy", &["build"], "nbdcopy of the export equals the image", e2e::copy::run),
+    step("e2e-fio", &["build"], "fio writes and verifies through the write cache", e2e::fio::run),
+    step(
+        "e2e-qemu-tools",
+        &["build"],
+        "qemu-io and qemu-img agree with a plain copy",
+        e2e::qemu_tools::run,
+    ),
+    step(
+        "e2e-failover",
+        &["build"],
+        "a node stops or dies in the middle of a copy",
+        e2e::failover::run,
+    ),
+    step(
+        "e2e-metrics",
+        &["build"],
+        "metrics of a real run, as promtool reads them",
+        e2e::metrics::run,
+    ),
+    step(
+        "dissector",
+        &["build"],
+        "tshark understands every datagram of a real run",
+        e2e::dissector::run,
+    ),
+    step("vm-image", &["install"], "a bootable Debian disk", e2e::vm::build_image),
+    step(
+        "e2e-vm",
+        &["build", "vm-image"],
+        "Debian boots from the export, also with loss",
+        e2e::vm::run,
+    ),
+];
+
+fn fmt(job: &mut Job<'_>) -> anyhow::Result<()> {
+    let mut command = job.ctx.cargo(&["fmt", "--all", "--", "--check"]);
+    job.run(&mut command, Duration::from_mins(2)).map(drop)
+}
+
+fn clippy(job: &mut Job<'_>) -> anyhow::Result<()> {
+    let args = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    job.run(&mut job.ctx.cargo(&args), BUILD_WITHIN).map(drop)
+}
+
+fn doc(job: &mut Job<'_>) -> anyhow::Result<()> {
+    let mut command = job.ctx.cargo(&["doc", "--workspace", "--no-deps", "--locked"]);
+    job.run(command.env("RUSTDOCFLAGS", "-D warnings"), BUILD_WITHIN).map(drop)
+}
+
+fn docs_tables(_job: &mut Job<'_>) -> anyhow::Result<()> {
+    protocol::run(true)
+}
+
+fn unit(job: &mut Job<'_>) -> anyhow::Result<()> {
+    let nextest = install::find("cargo-nextest").is_some();
+    let text = if nextest {
+        let args = [
+            "nextest",
+            "run",
+            "--workspace",
+            "--locked",
+            "--no-fail-fast",
+            "--success-output",
+            "final",
+        ];
+        run_tests(job, &args)?
+    } else {
+        run_tests(
+            job,
+            &[
+                "test",
+                "--workspace",
+                "--locked",
+                "--no-fail-fast",
+                "--lib",
+                "--bins",
+                "--tests",
+                "--",
+                "--show-output",
+            ],
+        )?
+    };
+    let doc = run_tests(job, &["test", "--workspace", "--locked", "--no-fail-fast", "--doc"])?;
+    count(job, &format!("{text}{doc}"))
+}
+
+/// Runs tests; a failing test is counted from what the runner says, anything else that fails is an error here.
+fn run_tests(job: &Job<'_>, args: &[&str]) -> anyhow::Result<String> {
+    let mut command = job.ctx.cargo(args);
+    let (status, text) = run(&mut command, "cargo", &job.log, BUILD_WITHIN)?;
+    let ran = Counts::of(&text);
+    if !status.success() && ran.failed == 0 {
+        anyhow::bail!(
+            "`{}` ended with {status} and tells no failed test; see the log",
+            proc::show(&command)
+        );
+    }
+    Ok(text)
+}
+
+fn count(job: &mut Job<'_>, text: &str) -> anyhow::Result<()> {
+    let counts = Counts::of(text);
+    anyhow::ensure!(counts.passed + counts.failed > 0, "no test ran");
+    // A test that prints why it could not run has passed for its runner, and is a skipped one here.
+    let told: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("SKIPPED:"))
+        .map(|why| why.trim().to_owned())
+        .collect();
+    let passed = counts.passed.saturating_sub(told.len());
+    let ignored = (0..counts.ignored).map(|_| "a test marked #[ignore]".to_owned());
+    let skipped = told.iter().cloned().chain(ignored).collect();
+    job.count(passed, counts.failed, skipped);
+    Ok(())
+}
+
+/// What test runners say of their counts, summed over all their closing lines.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+}
+
+impl Counts {
+    /// Reads `Summary [   1.2s] 5 tests run: 4 passed (1 slow), 1 failed, 2 skipped` (nextest) and
+    /// `test result: ok. 3 passed; 0 failed; 1 ignored; ...` (libtest).
+    fn of(text: &str) -> Counts {
+        let mut counts = Counts::default();
+        for line in text.lines().map(str::trim) {
+            let counted = match line.strip_prefix("Summary [") {
+                Some(rest) => rest.split_once("run:").map(|(_, rest)| rest),
+                None => line
+                    .strip_prefix("test result: ")
+                    .and_then(|l| l.split_once(". "))
+                    .map(|(_, l)| l),
+            };
+            let words: Vec<_> = counted.unwrap_or_default().split([' ', ',', ';', '(']).collect();
+            for pair in words.windows(2) {
+                let Ok(n) = pair[0].parse::<usize>() else { continue };
+                match pair[1] {
+                    "passed" => counts.passed += n,
+                    "failed" | "timed" => counts.failed += n,
+                    "ignored" | "skipped" => counts.ignored += n,
+                    _ => {}
+                }
+            }
+        }
+        counts
+    }
+}
+
+fn loom(job: &mut Job<'_>) -> anyhow::Result<()> {
+    let args = [
+        "test",
+        "--release",
+        "--locked",
+        "-p",
+        "diskstream-ring",
+        "-p",
+        "diskstream-node",
+        "--lib",
+        "loom",
+    ];
+    let mut command = job.ctx.cargo(&args);
+    // A target folder of its own: other flags would make every other step compile anew.
+    command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", job.ctx.target.join("loom"));
+    let (status, text) = run(&mut command, "cargo", &job.log, BUILD_WITHIN)?;
+    anyhow::ensure!(status.success(), "the models failed: {status}");
+    count(job, &text)
+}
+
+fn sim(job: &mut Job<'_>) -> anyhow::Result<()> {
+    let seeds = job.ctx.sim_seeds.to_string();
+    job.check(&format!("{seeds} seeds"), |job| {
+        let args =
+            ["run", "--release", "--locked", "-p", "diskstream-sim", "--", "--seeds", &seeds];
+        job.run(&mut job.ctx.cargo(&args), BUILD_WITHIN).map(drop)
+    });
+    job.check("the five planted mutations are caught", |job| {
+        let args = ["run", "--release", "--locked", "-p", "diskstream-sim", "--", "--mutations"];
+        let text = job.run(&mut job.ctx.cargo(&args), BUILD_WITHIN)?;
+        let caught = text
+            .lines()
+            .filter(|line| line.contains("caught") && !line.contains("not caught"))
+            .count();
+        anyhow::ensure!(caught >= 5, "{caught} of 5 mutations caught");
+        Ok(())
+    });
+    Ok(())
+}
+
+fn fuzz(job: &mut Job<'_>) -> anyhow::Result<()> {
+    let fuzz = job.ctx.root.join("fuzz");
+    anyhow::ensure!(fuzz.join("Cargo.toml").exists(), "fuzz/ is missing");
+    if install::find("cargo-fuzz").is_none() && !cargo_bin_has("cargo-fuzz") {
+        job.run(
+            &mut job.ctx.cargo(&["install", "cargo-fuzz", "--locked", "--quiet"]),
+            BUILD_WITHIN,
+        )?;
+    }
+    let list = job.run(&mut fuzz_command(job, &["list"]), Duration::from_mins(5))?;
+    let targets: Vec<_> = list.split_whitespace().map(str::to_owned).collect();
+    anyhow::ensure!(!targets.is_empty(), "no fuzz target");
+    job.run(&mut fuzz_command(job, &["build"]), BUILD_WITHIN)?;
+    for target in targets {
+        job.check(&target, |job| {
+            let args = [
+                "run",
+                &target,
+                "--",
+                "-max_total_time=5",
+                "-timeout=5",
+                "-rss_limit_mb=2048",
+                "-seed=1",
+            ];
+            job.run(&mut fuzz_command(job, &args), Duration::from_mins(5)).map(drop)
+        });
+    }
+    Ok(())
+}
+
+/// cargo-fuzz on the stable toolchain: RUSTC_BOOTSTRAP lets it switch the sanitizer's coverage on.
+fn fuzz_command(job: &Job<'_>, args: &[&str]) -> std::process::Command {
+    let mut command = job.ctx.cargo(&["fuzz"]);
+    command
+        .args(args)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_TARGET_DIR", job.ctx.target.join("fuzz"));
+    command
+}
+
+fn cargo_bin_has(tool: &str) -> bool {
+    let home = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|h| h.join(".cargo")));
+    home.is_some_and(|h| h.join("bin").join(tool).exists())
+}
+
+fn build(job: &mut Job<'_>) -> anyhow::Result<()> {
+    if job.ctx.stand_in {
+        job.note("not needed: the stand-in exports");
+        return Ok(());
+    }
+    job.run(
+        &mut job.ctx.cargo(&["build", "--release", "--workspace", "--bins", "--locked"]),
+        BUILD_WITHIN,
+    )?;
+    for name in ["diskstream-node", "diskstream-device", "diskstream-bench"] {
+        let size = fs::metadata(job.ctx.program(name))?.len();
+        job.note(format!("{name}: {:.1} MiB", size as f64 / f64::from(1 << 20)));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_of_both_runners_are_read() {
+        let text = "
+     Summary [   1.234s] 7 tests run: 5 passed (1 slow, 1 leaky), 1 failed, 1 timed out, 2 skipped
+test result: FAILED. 3 passed; 4 failed; 1 ignored; 0 measured; 9 filtered out; finished in 0.00s
+running 9 tests: 9 passed is no closing line";
+        assert_eq!(Counts::of(text), Counts { passed: 8, failed: 6, ignored: 3 });
+    }
+
+    #[test]
+    fn needs_stand_before_what_needs_them() {
+        for (i, step) in ALL.iter().enumerate() {
+            for need in step.needs {
+                assert!(ALL[..i].iter().any(|s| s.name == *need), "{} needs {need}", step.name);
+            }
+        }
+    }
+}
