@@ -108,7 +108,8 @@ impl FragmentSize {
         }
     }
 
-    /// Where fragment `index` lies in a read of `read_bytes` (whole units); none when there is no such fragment.
+    /// Where fragment `index` lies in a read of `read_bytes` (rounded up to whole units); none when there is no such
+    /// fragment.
     #[must_use]
     pub const fn range(self, index: usize, read_bytes: usize) -> Option<FragmentRange> {
         if index >= self.count(read_bytes) {
@@ -122,8 +123,9 @@ impl FragmentSize {
         } else {
             (index * self.bytes(), (index + 1) * self.bytes())
         };
-        // Reads are whole units, so only a fragment of two units can reach past the end.
-        let end = if end < read_bytes { end } else { read_bytes };
+        // A read is whole units, so only a fragment of two units can reach past its end.
+        let read_end = read_bytes.div_ceil(UNIT_BYTES) * UNIT_BYTES;
+        let end = if end < read_end { end } else { read_end };
         Some(FragmentRange { offset, bytes: end - offset })
     }
 

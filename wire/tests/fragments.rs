@@ -117,6 +117,9 @@ fn a_read_that_is_no_whole_number_of_units_counts_as_the_next_one() {
         for read_bytes in 0..=READ_BYTES_MAX {
             let rounded = read_bytes.next_multiple_of(UNIT_BYTES);
             assert_eq!(size.count(read_bytes), walk(size, rounded).len(), "{size:?} {read_bytes}");
+            for index in [0, 1, 2, 3, size.count(read_bytes).saturating_sub(1)] {
+                assert_eq!(size.range(index, read_bytes), size.range(index, rounded));
+            }
         }
     }
 }
