@@ -5,4 +5,5 @@
 
 pub mod cache;
 pub mod farm;
+pub mod shard;
 pub mod trust;

@@ -1,0 +1,626 @@
+//! The machine that takes every decision of a node; one for each thread.
+//!
+//! ```text
+//!            Input                                   Outbox
+//!  datagram ───────┐   ┌─────────────────────┐   ┌──> sends     (SendPlan: one UDP send)
+//!  disk read done ─┤   │ step: one input     │   ├──> reads     (DiskRead: one block into its frame)
+//!  send done ──────┼──>│ flush: end of turn  ├───┼──> messages  (to the other shards)
+//!  other shard ────┤   │ next_deadline       │   └──> events    (for the log)
+//!  drain, change ──┘   └─────────────────────┘
+//! ```
+//!
+//! No I/O, no clock, no thread, no randomness but what a seed gives; nothing is allocated after [`Shard::new`]. Two
+//! drivers run it: the event loop on a ring, and the simulator.
+//!
+//! | part | decides |
+//! |---|---|
+//! | [`login`], [`start`] | who is let in, where to, and what a session may do |
+//! | [`read`], [`load`] | what a read gets: bytes, a mark, an error, or a sign of life; one disk read for each block |
+//! | [`serve`] | whose turn it is, and what shares a send |
+//! | [`keep`], [`drain`] | how sessions live, move and end |
+//! | [`invariants`] | what must be true between turns |
+
+mod boot_slots;
+mod counters;
+mod drain;
+mod flights;
+mod fragments;
+mod invariants;
+mod io;
+mod jobs;
+mod keep;
+pub mod limits;
+mod load;
+mod login;
+mod mutation;
+mod random;
+mod read;
+mod serve;
+mod session;
+mod shared;
+mod start;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use diskstream_ring::{LocalAddr, SendPlan};
+use diskstream_wire::limits::CONTROL_BYTES_MAX;
+use diskstream_wire::time::Nanos;
+use diskstream_wire::{
+    Capabilities, CloseReason, Flags, FragmentSize, Kind, LoginKind, Mac, Message, Read, Refusal,
+    UnknownSession,
+};
+
+pub use boot_slots::BootSlots;
+pub use counters::{
+    Counter, Get, HISTOGRAM_BUCKETS, Histogram, METRICS, Metric, MetricKind, ShardCounters,
+};
+pub use io::{
+    DiskRead, EVENTS_MAX, Event, FileRef, Input, Outbox, Severity, ShardMessage, SocketRole,
+};
+pub use limits::{BadLimits, Limits, SHARDS_MAX};
+pub use mutation::Mutation;
+pub use session::{DeviceFigures, session_cost_bytes};
+pub use shared::{NodeShared, VdiskEntry, WallClock, endpoint_for};
+
+use drain::Drain;
+use flights::Flights;
+use jobs::{Jobs, NewJob, SESSION, Work};
+use random::Random;
+use session::{Phase, Sessions};
+
+/// The UDP payload that every path is expected to carry: a fragment of 1376 bytes and its header.
+pub(crate) const USUAL_DATAGRAM_BYTES: u16 = 1452;
+const _: () = assert!(FragmentSize::B1376.datagram_bytes() == USUAL_DATAGRAM_BYTES as usize);
+
+/// The token of a send that belongs to no session.
+const NO_SESSION: u64 = u64::MAX;
+
+/// One shard. See the module's documentation.
+pub struct Shard {
+    index: u16,
+    shared: Arc<NodeShared>,
+    counters: Arc<ShardCounters>,
+    random: Random,
+    sessions: Sessions,
+    jobs: Jobs,
+    flights: Flights,
+    /// Sessions whose turn will come.
+    round: VecDeque<u32>,
+    drain: Option<Drain>,
+    /// When the next waiter or flight is due.
+    flights_due: Nanos,
+    /// When the next notice is due.
+    notices_due: Nanos,
+    /// Number of the last notice.
+    notice_sequence: u32,
+    /// When the next sweep begins.
+    sweep_due: Nanos,
+    /// Live sessions that the sweep under way has not looked at; they are the first in the list.
+    sweep_left: usize,
+    /// The turn left ready sessions unserved although there are plans.
+    unfinished: bool,
+    /// Plans that are out.
+    plans_out: usize,
+    /// Bytes of sessions in sends that are out.
+    bytes_out: u64,
+    /// Smoothed time of a disk read, in microseconds.
+    disk_us: u64,
+    mutation: Option<Mutation>,
+}
+
+/// Where a datagram came from, and how long it was: all that an answer needs.
+#[derive(Clone, Copy)]
+struct Asked {
+    socket: SocketRole,
+    from: SocketAddr,
+    local: Option<LocalAddr>,
+    bytes: usize,
+}
+
+/// A session as a status command shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionView {
+    /// Index at its shard.
+    pub session: u32,
+    /// The device.
+    pub mac: Mac,
+    /// Its address.
+    pub peer: SocketAddr,
+    /// Why it logged in.
+    pub kind: LoginKind,
+    /// Index of its vDisk.
+    pub vdisk: u32,
+    /// Whether the handshake is done.
+    pub open: bool,
+    /// When it began.
+    pub opened: Nanos,
+    /// When it was last heard of.
+    pub heard: Nanos,
+    /// Largest datagram agreed on.
+    pub datagram_bytes: u16,
+    /// Fragments that wait for their turn.
+    pub queued_fragments: u32,
+    /// What the device says about itself.
+    pub figures: DeviceFigures,
+}
+
+impl Shard {
+    /// Shard number `index` of the node. `seed` is random, unguessable, and no other shard's: session tags come from it.
+    ///
+    /// # Panics
+    /// When the limits or the number of shards were not checked before.
+    #[must_use]
+    pub fn new(index: u16, shared: Arc<NodeShared>, seed: [u8; 32]) -> Shard {
+        let limits = &shared.limits;
+        limits.check().expect("limits are checked before shards are made");
+        assert!(usize::from(index) < shared.io_endpoints.len(), "each shard has an endpoint");
+        assert!(shared.io_endpoints.len() <= SHARDS_MAX, "the waiter mask holds every shard");
+        Shard {
+            index,
+            counters: Arc::default(),
+            random: Random::new(seed),
+            sessions: Sessions::new(limits.sessions_max),
+            jobs: Jobs::new(limits.jobs()),
+            flights: Flights::new(limits.flights_max),
+            round: VecDeque::with_capacity(limits.sessions_max as usize),
+            drain: None,
+            flights_due: Nanos::NEVER,
+            notices_due: Nanos::NEVER,
+            notice_sequence: 0,
+            sweep_due: Nanos::NEVER,
+            sweep_left: 0,
+            unfinished: false,
+            plans_out: 0,
+            bytes_out: 0,
+            disk_us: 1000,
+            mutation: None,
+            shared,
+        }
+    }
+
+    /// Plants a mistake, for the simulator's proof that its judges see it. Without the feature `mutations` this does
+    /// nothing.
+    #[must_use]
+    pub fn with_mutation(mut self, mutation: Option<Mutation>) -> Shard {
+        self.mutation = mutation.filter(|_| cfg!(feature = "mutations"));
+        self
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// What it counts, for a scraper on another thread.
+    #[must_use]
+    pub fn counters(&self) -> Arc<ShardCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// What the shards share.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<NodeShared> {
+        &self.shared
+    }
+
+    /// Takes one input. What follows from it is in `out`, except for queued replies, which [`Shard::flush`] packs.
+    pub fn step(&mut self, input: Input<'_>, now: Nanos, out: &mut Outbox) {
+        match input {
+            Input::Datagram { socket, from, local, bytes } => {
+                let asked = Asked { socket, from, local, bytes: bytes.len() };
+                self.on_datagram(bytes, &asked, now, out);
+            }
+            Input::DiskDone { token, result } => self.on_disk_done(token, result, now, out),
+            Input::Sent { plan, result } => self.on_sent(plan, result, out),
+            Input::FromShard(message) => self.on_message(message, now, out),
+            Input::VdiskChanged { vdisk } => self.on_vdisk_changed(vdisk, now, out),
+            Input::Drain { deadline, successors } => {
+                self.on_drain(deadline, successors, now, out);
+            }
+        }
+    }
+
+    /// Ends a turn: serves the sessions that have replies ready, in turn, and does what is due.
+    pub fn flush(&mut self, now: Nanos, out: &mut Outbox) {
+        if now >= self.flights_due {
+            self.tick_flights(now, out);
+        }
+        self.sweep(now, out);
+        if now >= self.notices_due {
+            self.send_notices(now, out);
+        }
+        self.serve(now, out);
+        self.finish_drain(now, out);
+        if cfg!(debug_assertions) {
+            self.check_invariants(out);
+        }
+    }
+
+    /// When to call [`Shard::flush`] again if nothing happens before; not later than now when there is work left.
+    #[must_use]
+    pub fn next_deadline(&self) -> Nanos {
+        if self.unfinished {
+            return Nanos::ZERO;
+        }
+        let drain =
+            self.drain.as_ref().filter(|d| !d.finished).map_or(Nanos::NEVER, |d| d.deadline);
+        self.flights_due.earlier(self.notices_due).earlier(self.sweep_due).earlier(drain)
+    }
+
+    /// The sessions, for a status command.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionView> {
+        self.sessions.iter().map(|(index, s)| SessionView {
+            session: index,
+            mac: s.mac,
+            peer: s.peer,
+            kind: s.kind,
+            vdisk: s.vdisk,
+            open: s.phase == Phase::Open,
+            opened: s.opened,
+            heard: s.heard,
+            datagram_bytes: s.datagram_bytes,
+            queued_fragments: s.queued_fragments,
+            figures: s.figures,
+        })
+    }
+
+    fn on_datagram(&mut self, bytes: &[u8], asked: &Asked, now: Nanos, out: &mut Outbox) {
+        self.counters.datagrams_in.inc();
+        self.counters.bytes_in.add(bytes.len() as u64);
+        // A read is worth a path of its own: no copy of the largest message, one comparison.
+        if diskstream_wire::header::Header::peek_kind(bytes) == Some(Read::KIND)
+            && asked.socket == SocketRole::Io
+        {
+            return match Read::decode(bytes) {
+                Ok((read, _)) => self.on_read(&read, asked, now, out),
+                Err(refusal) => self.count_refusal(refusal),
+            };
+        }
+        let decoded = match diskstream_wire::decode(bytes) {
+            Ok(decoded) => decoded,
+            Err(refusal) => return self.count_refusal(refusal),
+        };
+        let tail = decoded.tail;
+        match (asked.socket, decoded.message) {
+            (SocketRole::Login, Message::LoginPortRequest(m)) => {
+                self.on_login_port(&m, asked, now, out)
+            }
+            (SocketRole::Login, Message::LoginStart(m)) => {
+                self.on_login_start(&m, tail, asked, now, out)
+            }
+            (SocketRole::Login, Message::IoPortRequest(m)) => self.on_io_port(&m, asked, out),
+            (SocketRole::Io, Message::IoServiceStart(m)) => {
+                self.on_start(&m, tail, asked, now, out)
+            }
+            (SocketRole::Io, Message::VdiskInfoRequest(m)) => {
+                self.on_vdisk_info(&m, asked, now, out)
+            }
+            (SocketRole::Io, Message::Handshake(m)) => self.on_handshake(&m, asked, now, out),
+            (SocketRole::Io, Message::KeepAlive(m)) => self.on_keep_alive(&m, asked, now, out),
+            (SocketRole::Io, Message::NoticeAck(m)) => self.on_notice_ack(&m, asked, now, out),
+            (SocketRole::Io, Message::SessionClose(m)) => self.on_close(&m, asked, now, out),
+            (SocketRole::Io, Message::PathProbe(m)) => self.on_probe(&m, asked, now, out),
+            (SocketRole::Io, Message::ExtentsRequest(m)) => self.on_extents(&m, asked, now, out),
+            (_, message) => match kind_is_for_nodes(message.kind()) {
+                true => self.counters.refused_wrong_socket.inc(),
+                false => self.counters.refused_not_ours.inc(),
+            },
+        }
+    }
+
+    fn count_refusal(&self, refusal: Refusal) {
+        let c = &self.counters;
+        match refusal {
+            Refusal::TooShort => c.refused_too_short.inc(),
+            Refusal::BadMagic => c.refused_bad_magic.inc(),
+            Refusal::UnsupportedVersion => c.refused_unsupported_version.inc(),
+            Refusal::UnknownKind => c.refused_unknown_kind.inc(),
+            Refusal::BadLength => c.refused_bad_length.inc(),
+        }
+    }
+
+    /// The session that a datagram names, if index, tag and source are right. Otherwise the sender learns that the
+    /// session is unknown, with no more bytes than it sent.
+    ///
+    /// This is also where a session is confirmed: its tag has come back from the address that it was told to.
+    fn recognise(
+        &mut self,
+        named: Named,
+        asked: &Asked,
+        now: Nanos,
+        out: &mut Outbox,
+    ) -> Option<u32> {
+        let refusal = match self.sessions.find(named.session) {
+            Some(s) if s.tag != named.tag && self.mutation != Some(Mutation::AcceptForeignTag) => {
+                &self.counters.refused_wrong_tag
+            }
+            Some(s) if s.peer != asked.from => &self.counters.refused_wrong_address,
+            Some(s) => {
+                let confirmed = s.phase != Phase::Unconfirmed;
+                if confirmed || self.confirm(named.session, now, out) {
+                    self.sessions.get_mut(named.session).heard = now;
+                    return Some(named.session);
+                }
+                &self.counters.refused_unknown_session
+            }
+            None => &self.counters.refused_unknown_session,
+        };
+        refusal.inc();
+        if named.answer {
+            let message = UnknownSession {
+                tag: named.tag,
+                session: named.session,
+                request_id: named.request_id,
+                ..Default::default()
+            };
+            self.reply_within(asked, out, |buf| message.encode(buf));
+        }
+        None
+    }
+
+    /// Marks of every reply of a session.
+    fn flags_of(&self, session: u32) -> Flags {
+        if self.drain.is_some() || self.sessions.get(session).notice.is_some() {
+            Flags::DRAINING
+        } else {
+            Flags::NONE
+        }
+    }
+
+    fn vdisk_of(&self, session: u32) -> &Arc<VdiskEntry> {
+        self.shared.vdisk(self.sessions.get(session).vdisk)
+    }
+
+    /// Answers from where the question was asked, with at most as many bytes as it had.
+    fn reply_within(
+        &mut self,
+        asked: &Asked,
+        out: &mut Outbox,
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) {
+        let bytes = self.reply(asked, out, write);
+        assert!(bytes <= asked.bytes, "an answer to a stranger is no larger than its question");
+    }
+
+    /// Answers from where the question was asked; gives the bytes.
+    fn reply(
+        &mut self,
+        asked: &Asked,
+        out: &mut Outbox,
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) -> usize {
+        self.send_one(asked.socket, asked.from, asked.local, out, write)
+    }
+
+    /// Sends one datagram of its own; dropped, and counted, when every plan is out.
+    fn send_one(
+        &mut self,
+        socket: SocketRole,
+        peer: SocketAddr,
+        local: Option<LocalAddr>,
+        out: &mut Outbox,
+        write: impl FnOnce(&mut [u8]) -> usize,
+    ) -> usize {
+        let mut bytes = [0; CONTROL_BYTES_MAX];
+        let length = write(&mut bytes);
+        let Some(mut plan) = self.take_plan(peer, local, out) else { return length };
+        plan.push_scratch(&bytes[..length]).expect("an empty plan holds a control datagram");
+        self.ship(socket, plan, out);
+        length
+    }
+
+    fn take_plan(
+        &mut self,
+        peer: SocketAddr,
+        local: Option<LocalAddr>,
+        out: &mut Outbox,
+    ) -> Option<Box<SendPlan>> {
+        let Some(mut plan) = out.free_plans.pop() else {
+            self.counters.sends_no_plan.inc();
+            return None;
+        };
+        self.plans_out += 1;
+        plan.peer = peer;
+        plan.local = local;
+        plan.token = NO_SESSION;
+        Some(plan)
+    }
+
+    fn ship(&mut self, socket: SocketRole, plan: Box<SendPlan>, out: &mut Outbox) {
+        self.counters.sends.inc();
+        self.counters.datagrams_out.add(plan.segments() as u64);
+        self.counters.bytes_out.add(plan.payload_bytes() as u64);
+        out.sends.push((socket, plan));
+    }
+
+    fn event(&self, event: Event, out: &mut Outbox) {
+        if out.events.len() < EVENTS_MAX {
+            out.events.push(event);
+        } else {
+            self.counters.events_dropped.inc();
+        }
+    }
+
+    /// Ends a session and everything that it has queued or waits for.
+    fn close(&mut self, index: u32, end: End, out: &mut Outbox) {
+        loop {
+            let session = self.sessions.get_mut(index);
+            let job =
+                if session.queue.is_empty() { session.waiting.head } else { session.queue.head };
+            if job == jobs::NONE {
+                break;
+            }
+            self.end_job(job);
+        }
+        if self.sessions.get(index).scheduled {
+            self.round.retain(|&scheduled| scheduled != index);
+        }
+        let session = self.sessions.remove(index);
+        // Its sends that are out are nobody's from here on.
+        self.bytes_out -= u64::from(session.inflight_bytes);
+        self.count_sessions();
+        let c = &self.counters;
+        let (counter, reason, why) = match end {
+            End::Detached => {
+                (&c.sessions_closed_detached, CloseReason::Detached, "the device said so")
+            }
+            End::Moved => (&c.sessions_closed_moved, CloseReason::Moved, "the device said so"),
+            End::Replaced => (
+                &c.sessions_closed_replaced,
+                CloseReason::EndedByNode,
+                "the device logged in again",
+            ),
+            End::Expired => {
+                (&c.sessions_closed_expired, CloseReason::EndedByNode, "the device fell silent")
+            }
+            End::Unconfirmed => (
+                &c.sessions_closed_unconfirmed,
+                CloseReason::EndedByNode,
+                "its tag never came back",
+            ),
+            End::Drained => {
+                (&c.sessions_closed_drained, CloseReason::EndedByNode, "the node stops")
+            }
+        };
+        counter.inc();
+        if session.phase != Phase::Unconfirmed {
+            let (mac, peer) = (session.mac, session.peer);
+            self.event(Event::SessionEnded { mac, peer, session: index, reason, why }, out);
+        }
+    }
+
+    fn count_sessions(&self) {
+        self.counters.sessions.set(self.sessions.len() as u64);
+    }
+
+    /// Takes a job out of its lists and gives its pins back.
+    fn end_job(&mut self, index: u32) {
+        let (session, flight) = {
+            let job = self.jobs.get(index);
+            (job.session, job.flight)
+        };
+        if flight != jobs::NONE {
+            let flight = self.flights.get_mut(flight);
+            self.jobs.unlink::<{ jobs::FLIGHT }>(&mut flight.waiters, index);
+        }
+        let session = self.sessions.get_mut(session);
+        let fragments = self.jobs.get(index).fragments();
+        let list = if self.jobs.get(index).is_waiting() {
+            &mut session.waiting
+        } else {
+            session.queued_fragments -= fragments;
+            &mut session.queue
+        };
+        self.jobs.unlink::<SESSION>(list, index);
+        session.jobs -= 1;
+        self.forget_job(index);
+    }
+
+    /// Gives back the slot and the pins of a job that is in no list.
+    fn forget_job(&mut self, index: u32) {
+        let job = self.jobs.remove(index);
+        if let Work::Data(data) = job.work {
+            for pin in [data.pin, data.second].into_iter().flatten() {
+                self.shared.cache.unpin(pin);
+            }
+        }
+    }
+
+    /// Queues a job behind the session's other replies.
+    fn enqueue(&mut self, index: u32) {
+        let job = self.jobs.get(index);
+        let (of, fragments) = (job.session, job.fragments());
+        let session = self.sessions.get_mut(of);
+        session.queued_fragments += fragments;
+        self.jobs.push::<SESSION>(&mut session.queue, index);
+        self.schedule(of);
+    }
+
+    /// Puts a session into the round if it has something to send and may.
+    fn schedule(&mut self, index: u32) {
+        let room = self.shared.limits.session_inflight_bytes_max;
+        let session = self.sessions.get_mut(index);
+        if !session.scheduled && !session.queue.is_empty() && session.inflight_bytes < room {
+            session.scheduled = true;
+            session.deficit = 0;
+            self.round.push_back(index);
+        }
+    }
+
+    /// Queues a small reply, which shares a send with others of its session; sends it alone when there is no room.
+    fn queue_small(&mut self, new: NewJob, out: &mut Outbox) {
+        let index = new.session;
+        let bound = u32::from(self.shared.limits.session_jobs_max) * 2;
+        if u32::from(self.sessions.get(index).jobs) < bound && !self.jobs.is_full() {
+            let job = self.jobs.add(new).expect("asked is_full just now");
+            self.sessions.get_mut(index).jobs += 1;
+            self.enqueue(job);
+            return;
+        }
+        let session = self.sessions.get(index);
+        let (peer, local) = (session.peer, session.local);
+        let mut bytes = [0; serve::SMALL_BYTES];
+        self.encode_small(&new, Nanos::ZERO, &mut bytes);
+        self.send_one(SocketRole::Io, peer, local, out, |buf| {
+            buf[..bytes.len()].copy_from_slice(&bytes);
+            bytes.len()
+        });
+    }
+}
+
+/// Which session a datagram names.
+#[derive(Clone, Copy)]
+struct Named {
+    session: u32,
+    tag: u64,
+    request_id: u64,
+    /// Whether "unknown" is to be said.
+    answer: bool,
+}
+
+impl Named {
+    fn new(session: u32, tag: u64) -> Named {
+        Named { session, tag, request_id: 0, answer: true }
+    }
+}
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Detached,
+    Moved,
+    Replaced,
+    Expired,
+    Unconfirmed,
+    Drained,
+}
+
+fn kind_is_for_nodes(kind: Kind) -> bool {
+    use Kind::{
+        ExtentsRequest, Handshake, IoPortRequest, IoServiceStart, KeepAlive, LoginPortRequest,
+        LoginStart, NoticeAck, PathProbe, Read, SessionClose, VdiskInfoRequest,
+    };
+    matches!(
+        kind,
+        ExtentsRequest
+            | Handshake
+            | IoPortRequest
+            | IoServiceStart
+            | KeepAlive
+            | LoginPortRequest
+            | LoginStart
+            | NoticeAck
+            | PathProbe
+            | Read
+            | SessionClose
+            | VdiskInfoRequest
+    )
+}
+
+/// What both sides can do.
+fn common(theirs: Capabilities) -> Capabilities {
+    Capabilities::OURS.common(theirs)
+}

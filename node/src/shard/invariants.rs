@@ -1,0 +1,95 @@
+//! What must be true between turns. A violation ends the process: half a state serves nobody.
+
+use super::flights::Loader;
+use super::jobs::{FLIGHT, NONE, SESSION, Work};
+use super::session::{Phase, Session};
+use super::{Outbox, Shard};
+
+impl Shard {
+    /// The cheap part: sums that cost nothing to compare. Runs after every turn of a debug build, and in the simulator.
+    ///
+    /// # Panics
+    /// When something is not as it must be.
+    pub fn check_invariants(&self, out: &Outbox) {
+        let limits = &self.shared.limits;
+        let plans = usize::from(limits.plans);
+        assert!(
+            self.plans_out + out.free_plans() == plans,
+            "every plan is free or out: {} + {} of {plans}",
+            out.free_plans(),
+            self.plans_out
+        );
+        assert!(out.sends.len() <= self.plans_out, "a send in the outbox is a plan that is out");
+        assert!(self.round.len() <= self.sessions.len(), "a session is in the round once");
+        assert!(self.flights.len() <= usize::from(limits.flights_max));
+        assert!(self.jobs.in_use() <= limits.jobs());
+        assert!(self.plans_out > 0 || self.bytes_out == 0, "bytes that are out are in plans");
+    }
+
+    /// The whole: walks every session, job and flight.
+    ///
+    /// # Panics
+    /// When something is not as it must be.
+    pub fn check_invariants_deep(&self, out: &Outbox) {
+        self.check_invariants(out);
+        let mut jobs = 0;
+        let mut bytes_out = 0;
+        let mut scheduled = 0;
+        let mut waiting = 0;
+        for (index, session) in self.sessions.iter() {
+            let (queued, waits) = self.check_session(index, session);
+            jobs += queued + waits;
+            waiting += waits;
+            bytes_out += u64::from(session.inflight_bytes);
+            scheduled += usize::from(session.scheduled);
+        }
+        assert!(jobs == self.jobs.in_use(), "every job is one session's");
+        assert!(bytes_out == self.bytes_out, "bytes that are out are some session's");
+        assert!(scheduled == self.round.len(), "the round holds the scheduled sessions");
+        assert!(self.round.iter().all(|&index| self.sessions.get(index).scheduled));
+        let waiters = self.flights.iter().map(|(index, flight)| {
+            assert!(!flight.overdue || flight.waiters.is_empty(), "nobody waits past the deadline");
+            assert!(
+                matches!(flight.loader, Loader::Us { .. })
+                    || flight.waiters.is_empty()
+                    || flight.started <= flight.pending_due,
+                "whoever waits for another shard is told so in time"
+            );
+            self.jobs
+                .iter::<FLIGHT>(flight.waiters)
+                .inspect(|&job| assert!(self.jobs.get(job).flight == index))
+                .count()
+        });
+        assert!(waiters.sum::<usize>() == waiting, "whoever waits, waits for a block on its way");
+    }
+
+    /// Queued and waiting jobs of a session.
+    fn check_session(&self, index: u32, session: &Session) -> (usize, usize) {
+        let mut fragments = 0;
+        let queued = self.jobs.iter::<SESSION>(session.queue).inspect(|&job| {
+            let job = self.jobs.get(job);
+            assert!(job.session == index && job.flight == NONE && !job.is_waiting());
+            assert!(!matches!(&job.work, Work::Data(data) if data.wanted == 0));
+            fragments += job.fragments();
+        });
+        let queued = queued.count();
+        let waits = self.jobs.iter::<SESSION>(session.waiting).inspect(|&job| {
+            let job = self.jobs.get(job);
+            assert!(job.session == index && job.is_waiting(), "only what lacks a block waits");
+            assert!(job.flight != NONE, "whoever waits, waits for a block on its way");
+        });
+        let waits = waits.count();
+        assert!(fragments == session.queued_fragments, "queued fragments are counted");
+        assert!(queued + waits == usize::from(session.jobs), "jobs are counted");
+        assert!(
+            session.scheduled
+                || session.queue.is_empty()
+                || session.inflight_bytes >= self.shared.limits.session_inflight_bytes_max,
+            "a session with replies ready is in the round, or has its fill on the way"
+        );
+        if session.phase == Phase::Unconfirmed {
+            assert!(session.jobs == 0, "an unconfirmed session has nothing to get");
+        }
+        (queued, waits)
+    }
+}

@@ -1,0 +1,271 @@
+//! How sessions live: keep-alives, path probes, questions about extents, closing, silence.
+
+use diskstream_vdisk::{ImageMap, Place};
+use diskstream_wire::limits::{DATAGRAM_BYTES_MAX, EXTENTS_MAX, TICKET_BYTES_MAX, UNIT_BYTES};
+use diskstream_wire::time::Nanos;
+use diskstream_wire::{
+    Capabilities, CloseReason, ExtentEntry, Extents, ExtentsRequest, KeepAlive, KeepAliveReply,
+    NoticeReason, PathProbe, PathProbeReply, ReadErrorCode, SessionClose, SessionClosed,
+};
+
+use super::jobs::{NewJob, Work};
+use super::limits::{
+    EXPIRY_MS, SWEEP_EVERY, SWEEP_SESSIONS, TICKET_RENEW_SECONDS, UNCONFIRMED_FOR,
+};
+use super::login::Subject;
+use super::session::{DeviceFigures, Phase};
+use super::{Asked, End, Named, Outbox, Shard, VdiskEntry};
+use crate::trust::TICKET_SECONDS;
+
+/// Bytes of the map that one step of an extents answer looks at: bounds the work to 4096 extents a step.
+const EXTENTS_STEP_BYTES: u64 = 16 << 20;
+/// Steps of one extents answer: it covers at most 4 GiB; the device asks on from there.
+const EXTENTS_STEPS_MAX: u64 = 256;
+
+impl Shard {
+    pub(super) fn on_keep_alive(
+        &mut self,
+        m: &KeepAlive,
+        asked: &Asked,
+        now: Nanos,
+        out: &mut Outbox,
+    ) {
+        let named = Named::new(m.session, m.tag);
+        let Some(index) = self.recognise(named, asked, now, out) else { return };
+        self.counters.keep_alives.inc();
+        let session = self.sessions.get_mut(index);
+        let before = session.figures;
+        let after = DeviceFigures::of(m);
+        session.figures = after;
+        let (mac, vdisk, device_name) = (session.mac, session.vdisk, session.device_name);
+        let c = &self.counters;
+        // The device counts since its start, the node since its own: only what is new counts here.
+        c.device_retries.add(after.retries.saturating_sub(before.retries));
+        c.device_sum_mismatches.add(after.sum_mismatches.saturating_sub(before.sum_mismatches));
+        c.device_moves.add(u64::from(after.moves.saturating_sub(before.moves)));
+
+        let mut ticket = [0; TICKET_BYTES_MAX];
+        // A device that the farm forgot or disabled meanwhile keeps what it has, and gets nothing new.
+        let renew = m.ticket_age_s >= TICKET_RENEW_SECONDS && self.device(mac).is_ok();
+        let ticket: &[u8] = if renew {
+            self.counters.tickets_renewed.inc();
+            let key = self.shared.farm.device(mac).and_then(|device| device.key.as_ref());
+            let key_hash = key.map_or([0; 32], |key| key.hash());
+            let nodes = self.node_list(vdisk, asked);
+            self.seal(&Subject { mac, vdisk, device_name, key_hash }, &nodes, now, &mut ticket)
+        } else {
+            &[]
+        };
+        let seconds = if renew { TICKET_SECONDS } else { 0 };
+        let reply = KeepAliveReply {
+            flags: self.flags_of(index),
+            tag: m.tag,
+            sequence: m.sequence,
+            ticket_bytes: u16::try_from(ticket.len()).expect("TICKET_BYTES_MAX fits"),
+            unix_seconds: self.shared.wall_clock.unix_seconds(now),
+            ticket_seconds: u32::try_from(seconds).expect("a week fits"),
+            ..Default::default()
+        };
+        self.reply(asked, out, |buf| reply.encode_with_tail(ticket, buf));
+    }
+
+    pub(super) fn on_probe(&mut self, m: &PathProbe, asked: &Asked, now: Nanos, out: &mut Outbox) {
+        let named = Named::new(m.session, m.tag);
+        let Some(index) = self.recognise(named, asked, now, out) else { return };
+        if asked.bytes > DATAGRAM_BYTES_MAX || usize::from(m.probe_bytes) != asked.bytes {
+            return self.counters.refused_bad_value.inc();
+        }
+        self.counters.path_probes.inc();
+        let flags = self.flags_of(index);
+        let session = self.sessions.get_mut(index);
+        if session.capabilities.has(Capabilities::JUMBO) {
+            // It came through; whether the answer does is for the device to see before it asks for more.
+            session.datagram_bytes = session.datagram_bytes.max(m.probe_bytes);
+        }
+        let reply = PathProbeReply {
+            flags,
+            tag: m.tag,
+            sequence: m.sequence,
+            probe_bytes: m.probe_bytes,
+            ..Default::default()
+        };
+        let Some(mut plan) = self.take_plan(asked.from, asked.local, out) else { return };
+        let mut bytes = [0; DATAGRAM_BYTES_MAX];
+        reply.encode(&mut bytes);
+        plan.push_scratch(&bytes[..asked.bytes]).expect("an empty plan holds the longest datagram");
+        self.ship(asked.socket, plan, out);
+    }
+
+    pub(super) fn on_extents(
+        &mut self,
+        m: &ExtentsRequest,
+        asked: &Asked,
+        now: Nanos,
+        out: &mut Outbox,
+    ) {
+        let named = Named { request_id: m.request_id, ..Named::new(m.session, m.tag) };
+        let Some(index) = self.recognise(named, asked, now, out) else { return };
+        let negotiated = self.sessions.get(index).capabilities.has(Capabilities::EXTENTS);
+        let vdisk = self.vdisk_of(index);
+        if let Err(code) = check_extents(m, vdisk, negotiated) {
+            let length = u32::try_from(m.length).unwrap_or(u32::MAX);
+            self.count_read_error(code);
+            let work = Work::Error { length, code };
+            let (request_id, offset) = (m.request_id, m.offset);
+            let new = NewJob { session: index, request_id, arrived: now, offset, attempt: 0, work };
+            return self.queue_small(new, out);
+        }
+        let mut list = ExtentList::new();
+        list.collect(&*vdisk.map, m.offset, m.offset + m.length);
+        self.counters.extents_answers.inc();
+        let reply = Extents {
+            flags: self.flags_of(index),
+            tag: m.tag,
+            request_id: m.request_id,
+            generation: m.generation,
+            offset: m.offset,
+            count: u8::try_from(list.count).expect("EXTENTS_MAX fits a byte"),
+            ..Default::default()
+        };
+        self.reply(asked, out, |buf| {
+            let mut tail = [0; EXTENTS_MAX * ExtentEntry::BYTES];
+            let entries = tail.chunks_exact_mut(ExtentEntry::BYTES);
+            entries.zip(&list.entries[..list.count]).for_each(|(bytes, entry)| entry.encode(bytes));
+            reply.encode_with_tail(&tail[..list.count * ExtentEntry::BYTES], buf)
+        });
+    }
+
+    pub(super) fn on_close(
+        &mut self,
+        m: &SessionClose,
+        asked: &Asked,
+        now: Nanos,
+        out: &mut Outbox,
+    ) {
+        let named = Named::new(m.session, m.tag);
+        let Some(index) = self.recognise(named, asked, now, out) else { return };
+        let end = if m.reason == CloseReason::Moved { End::Moved } else { End::Detached };
+        self.close(index, end, out);
+        let closed = SessionClosed {
+            tag: m.tag,
+            session: m.session,
+            reason: m.reason,
+            ..Default::default()
+        };
+        self.reply_within(asked, out, |buf| closed.encode(buf));
+    }
+
+    /// Once a second, in slices: ends sessions that fell silent, and tells those whose vDisk became ineligible.
+    pub(super) fn sweep(&mut self, now: Nanos, out: &mut Outbox) {
+        if self.sweep_left == 0 {
+            if now < self.sweep_due {
+                return;
+            }
+            self.sweep_left = self.sessions.len();
+        }
+        for _ in 0..SWEEP_SESSIONS.min(self.sweep_left) {
+            // From the end, because closing one moves the last into its place.
+            self.sweep_left = self.sweep_left.min(self.sessions.len());
+            let Some(n) = self.sweep_left.checked_sub(1) else { break };
+            self.sweep_left = n;
+            let Some(index) = self.sessions.nth(n) else { break };
+            self.look_after(index, now, out);
+        }
+        if self.sweep_left == 0 {
+            self.count_unconfirmed();
+        }
+        self.sweep_due = match (self.sweep_left, self.sessions.len()) {
+            (0, 0) => Nanos::NEVER,
+            (0, _) => now + SWEEP_EVERY,
+            _ => Nanos::ZERO,
+        };
+    }
+
+    fn look_after(&mut self, index: u32, now: Nanos, out: &mut Outbox) {
+        let session = self.sessions.get(index);
+        let silence = now.since(session.heard);
+        if session.phase == Phase::Unconfirmed {
+            if now.since(session.opened) > UNCONFIRMED_FOR {
+                self.close(index, End::Unconfirmed, out);
+            }
+        } else if silence > Nanos::from_millis(u64::from(EXPIRY_MS)) {
+            self.close(index, End::Expired, out);
+        } else if session.notice.is_none() && !self.shared.vdisk(session.vdisk).is_eligible() {
+            self.begin_notice(index, NoticeReason::VdiskIneligible, now);
+        }
+    }
+
+    pub(super) fn count_unconfirmed(&self) {
+        let unconfirmed = self.sessions.iter().filter(|(_, s)| s.phase == Phase::Unconfirmed);
+        self.counters.sessions_unconfirmed.set(unconfirmed.count() as u64);
+    }
+}
+
+fn check_extents(
+    m: &ExtentsRequest,
+    vdisk: &VdiskEntry,
+    negotiated: bool,
+) -> Result<(), ReadErrorCode> {
+    if m.generation != vdisk.generation {
+        return Err(ReadErrorCode::WrongGeneration);
+    }
+    if !negotiated {
+        return Err(ReadErrorCode::NotNegotiated);
+    }
+    let unit = UNIT_BYTES as u64;
+    let end = m.offset.checked_add(m.length).ok_or(ReadErrorCode::OutOfRange)?;
+    let units = m.offset.is_multiple_of(unit) && m.length.is_multiple_of(unit) && m.length != 0;
+    if units && end <= vdisk.size_bytes.next_multiple_of(unit) {
+        Ok(())
+    } else {
+        Err(ReadErrorCode::OutOfRange)
+    }
+}
+
+/// The extents of an answer, in whole units, neighbours of one kind joined.
+struct ExtentList {
+    entries: [ExtentEntry; EXTENTS_MAX],
+    count: usize,
+    full: bool,
+}
+
+impl ExtentList {
+    fn new() -> ExtentList {
+        ExtentList { entries: [ExtentEntry::default(); EXTENTS_MAX], count: 0, full: false }
+    }
+
+    fn collect(&mut self, map: &dyn ImageMap, offset: u64, end: u64) {
+        let mut at = offset;
+        for _ in 0..EXTENTS_STEPS_MAX {
+            if at >= end || self.full {
+                return;
+            }
+            let len = EXTENTS_STEP_BYTES.min(end - at);
+            map.visit(at, len, &mut |extent| {
+                let zero = extent.place == Place::Zero;
+                // Only the image's last extent can end inside a unit.
+                self.push(extent.len.next_multiple_of(UNIT_BYTES as u64), zero);
+            });
+            at += len;
+        }
+    }
+
+    fn push(&mut self, length: u64, zero: bool) {
+        let zero = u8::from(zero);
+        if self.full {
+            return;
+        }
+        if let Some(last) = self.count.checked_sub(1).map(|last| &mut self.entries[last])
+            && last.zero == zero
+        {
+            last.length += length;
+            return;
+        }
+        if self.count == EXTENTS_MAX {
+            self.full = true;
+            return;
+        }
+        self.entries[self.count] = ExtentEntry { length, zero, ..Default::default() };
+        self.count += 1;
+    }
+}

@@ -1,0 +1,143 @@
+//! Every bound of a shard in one place.
+
+use diskstream_wire::limits::READ_BYTES_MAX;
+use diskstream_wire::time::Nanos;
+
+/// Shards of one node: what the waiting-shards bitmap of the cache holds.
+pub const SHARDS_MAX: usize = 64;
+/// Bytes that one session may send before the next one's turn (design: at most 64 KiB).
+pub const QUANTUM_BYTES: u32 = 64 * 1024;
+/// Unconfirmed sessions of one MAC. Several, so that a replayer cannot push the true device's login aside. Guessed.
+pub const UNCONFIRMED_PER_MAC: usize = 4;
+/// The bound for everything that one session costs.
+pub const SESSION_BYTES_MAX: usize = 2048;
+/// Jobs that exist for each session that may exist: the share of the common pool.
+pub const JOBS_PER_SESSION: usize = 8;
+/// Plans that queued reads leave alone, so that logins, keep-alives and notices always get out. Guessed.
+pub const PLANS_RESERVED: usize = 16;
+/// Plans that one turn makes of queued reads at most, so that receiving never starves. Guessed: 64 × 62 KiB ≈ 4 MiB.
+pub const PLANS_PER_TURN: usize = 64;
+
+/// A read that the disk has not answered by then gets `ReadPending` (design).
+pub const PENDING_AFTER: Nanos = Nanos::from_millis(10);
+/// Milliseconds between keep-alives (as in PVS).
+pub const KEEP_ALIVE_MS: u32 = 30_000;
+/// Silence after which a session ends: three missed keep-alives and some grace.
+pub const EXPIRY_MS: u32 = 3 * KEEP_ALIVE_MS + 10_000;
+/// Age of an unconfirmed session at which it is forgotten. Guessed: a device's own login patience is shorter.
+pub const UNCONFIRMED_FOR: Nanos = Nanos::from_secs(10);
+/// A device heard of more recently is alive: the same MAC at another address is refused. Guessed: longer than any pause
+/// of a device that reads, short enough that a restarted one is let in on its second or third try.
+pub const ALIVE_FOR: Nanos = Nanos::from_secs(5);
+/// A boot slot's life, unless the handshake frees it before (as in PVS).
+pub const BOOT_SLOT_FOR: Nanos = Nanos::from_secs(60);
+/// What a device is told to wait when the boot limit is reached (as in PVS), in milliseconds, before jitter.
+pub const BOOT_PAUSE_MS: u32 = 10_000;
+/// What a device is told to wait for a node that still hashes its images, before jitter.
+pub const STARTING_PAUSE_MS: u32 = 1_000;
+/// What a device is told to wait for a draining node without a successor, before jitter.
+pub const DRAINING_PAUSE_MS: u32 = 2_000;
+/// First and longest distance of two notices to one device.
+pub const NOTICE_BACKOFF: (Nanos, Nanos) = (Nanos::from_millis(50), Nanos::from_millis(800));
+/// Life of a ticket.
+pub const TICKET_SECONDS: u32 = 7 * 24 * 3600;
+/// A ticket older than this is renewed with the next keep-alive.
+pub const TICKET_RENEW_SECONDS: u32 = 24 * 3600;
+/// Life of a cookie slot; a cookie is good in its own slot and the next.
+pub const COOKIE_SLOT: Nanos = Nanos::from_secs(30);
+/// Distance of two sweeps over the sessions for expiry.
+pub const SWEEP_EVERY: Nanos = Nanos::from_secs(1);
+/// Sessions looked at in one turn of a sweep.
+pub const SWEEP_SESSIONS: usize = 512;
+
+/// Sizes that an operator or a driver chooses, validated by [`Limits::check`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Sessions of one shard.
+    pub sessions_max: u32,
+    /// Blocks that one shard waits for, from its own disk reads and from other shards' together.
+    pub flights_max: u16,
+    /// Send plans of one shard: what bounds the bytes it hands to its sockets at once.
+    pub plans: u16,
+    /// Reads of one session, queued and waiting together, each counted once for every block it touches.
+    pub session_jobs_max: u16,
+    /// Fragments queued for one session.
+    pub session_fragments_max: u32,
+    /// Bytes of one session in sends that are not complete.
+    pub session_inflight_bytes_max: u32,
+    /// Reads that a device may have outstanding; told in the handshake.
+    pub reads_max: u32,
+    /// A disk read that takes longer is answered with a store error.
+    pub disk_deadline: Nanos,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            sessions_max: 4096,
+            flights_max: 256,
+            plans: 256,
+            // 64 reads, each of which may straddle two blocks.
+            session_jobs_max: 128,
+            // 64 reads of 48 fragments.
+            session_fragments_max: 64 * 64,
+            session_inflight_bytes_max: 512 * 1024,
+            reads_max: 64,
+            disk_deadline: Nanos::from_secs(10),
+        }
+    }
+}
+
+/// A limit that cannot work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadLimits {
+    /// No or too many sessions.
+    #[error("a shard takes between 1 and 1048576 sessions, not {0}")]
+    Sessions(u32),
+    /// No or too many blocks in flight.
+    #[error("a shard waits for between 1 and 4096 blocks, not {0}")]
+    Flights(u16),
+    /// Too few plans.
+    #[error("a shard needs at least {min} send plans, not {got}")]
+    Plans {
+        /// At least.
+        min: usize,
+        /// Given.
+        got: u16,
+    },
+    /// A session could not even have its longest read.
+    #[error("a session needs room for at least one read of 64 KiB")]
+    Session,
+}
+
+impl Limits {
+    /// Whether these limits can work.
+    ///
+    /// # Errors
+    /// The first that cannot.
+    pub fn check(&self) -> Result<(), BadLimits> {
+        if self.sessions_max == 0 || self.sessions_max > 1 << 20 {
+            return Err(BadLimits::Sessions(self.sessions_max));
+        }
+        if self.flights_max == 0 || self.flights_max > 4096 {
+            return Err(BadLimits::Flights(self.flights_max));
+        }
+        if usize::from(self.plans) < PLANS_RESERVED * 2 {
+            return Err(BadLimits::Plans { min: PLANS_RESERVED * 2, got: self.plans });
+        }
+        if self.session_jobs_max < 32
+            || self.session_fragments_max < 64
+            || (self.session_inflight_bytes_max as usize) < READ_BYTES_MAX
+            || self.reads_max == 0
+        {
+            return Err(BadLimits::Session);
+        }
+        Ok(())
+    }
+
+    /// Jobs of one shard: the sessions' shares, and at least what a handful of greedy sessions can fill.
+    #[must_use]
+    pub fn jobs(&self) -> usize {
+        self.sessions_max as usize * JOBS_PER_SESSION + 16 * usize::from(self.session_jobs_max)
+    }
+}

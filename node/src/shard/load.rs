@@ -1,0 +1,593 @@
+//! Blocks: found in the cache, loaded by this shard, or waited for; and what their arrival or failure sets free.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use diskstream_ring::Errno;
+use diskstream_vdisk::{BlockHashes, ImageMap, Place, Verdict};
+use diskstream_wire::limits::UNIT_BYTES;
+use diskstream_wire::time::Nanos;
+use diskstream_wire::{Capabilities, ReadErrorCode};
+
+use super::flights::{Flight, Loader};
+use super::fragments;
+use super::jobs::{FLIGHT, List, NONE, NewJob, SESSION, Work};
+use super::limits::PENDING_AFTER;
+use super::read::to_usize;
+use super::{DiskRead, Event, FileRef, Mutation, Outbox, Shard, ShardMessage};
+use crate::cache::{BlockKey, LoadTicket, Lookup, Pin, WaitingShards};
+
+/// What a lookup comes to.
+pub(super) enum Found {
+    /// In the cache.
+    Here(Pin),
+    /// On its way: wait with this flight.
+    Waits(u32),
+    /// Come back later.
+    Busy(BusyCause),
+    /// The store does not give it.
+    Failed,
+}
+
+/// Which bound a read met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BusyCause {
+    SessionQueue,
+    Jobs,
+    Flights,
+    CacheFull,
+}
+
+/// A run of bytes of a block that one disk read brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    file_index: u16,
+    file_offset: u64,
+    /// Where in the image.
+    logical: u64,
+    len: u64,
+}
+
+/// How far the loading of a block came.
+enum Progress {
+    /// A disk read is on its way.
+    Reading(Loader),
+    Published(Pin),
+    Failed,
+}
+
+impl Shard {
+    /// Looks a block up, and starts to load it if it is nobody's yet.
+    pub(super) fn find_block(
+        &mut self,
+        vdisk: u32,
+        key: BlockKey,
+        now: Nanos,
+        out: &mut Outbox,
+    ) -> Found {
+        let ticket = match self.shared.cache.lookup(key, self.index) {
+            Lookup::Hit(pin) => {
+                self.counters.cache_hits.inc();
+                return Found::Here(pin);
+            }
+            Lookup::Wait => {
+                self.counters.cache_coalesced.inc();
+                return self.join_flight(vdisk, key, now);
+            }
+            Lookup::Full => {
+                self.counters.cache_full.inc();
+                return Found::Busy(BusyCause::CacheFull);
+            }
+            Lookup::Load(ticket) => ticket,
+        };
+        self.counters.cache_misses.inc();
+        let flight = match self.flights.find(key) {
+            // Another shard had it; its message is still on its way, and will find that we load it now.
+            Some(flight) => flight,
+            None if self.flights.is_full() => {
+                // Nothing failed: whoever waits may look again.
+                let waiting = self.shared.cache.abandon(ticket);
+                self.wake_shards(waiting, ShardMessage::Loaded(key), out);
+                return Found::Busy(BusyCause::Flights);
+            }
+            None => self.add_flight(vdisk, key, now),
+        };
+        match self.begin(flight, ticket, now, out) {
+            Progress::Reading(loader) => {
+                self.flights.get_mut(flight).loader = loader;
+                Found::Waits(flight)
+            }
+            Progress::Published(pin) => {
+                let ours = self.shared.cache.pin_again(&pin);
+                self.arrived(flight, pin, now, out);
+                Found::Here(ours)
+            }
+            Progress::Failed => {
+                self.failed(flight);
+                Found::Failed
+            }
+        }
+    }
+
+    fn join_flight(&mut self, vdisk: u32, key: BlockKey, now: Nanos) -> Found {
+        match self.flights.find(key) {
+            Some(flight) if self.flights.get(flight).overdue => Found::Failed,
+            Some(flight) => Found::Waits(flight),
+            None if self.flights.is_full() => Found::Busy(BusyCause::Flights),
+            None => Found::Waits(self.add_flight(vdisk, key, now)),
+        }
+    }
+
+    /// A block that another shard loads, until we know better.
+    fn add_flight(&mut self, vdisk: u32, key: BlockKey, now: Nanos) -> u32 {
+        let due = now + self.shared.limits.disk_deadline;
+        self.flights_due = self.flights_due.earlier(due);
+        let flight = self.flights.add(Flight {
+            key,
+            vdisk,
+            loader: Loader::Other,
+            started: now,
+            waiters: List::EMPTY,
+            overdue: false,
+            pending_due: Nanos::NEVER,
+        });
+        self.counters.flights.set(self.flights.len() as u64);
+        flight
+    }
+
+    fn remove_flight(&mut self, index: u32) -> Flight {
+        let flight = self.flights.remove(index);
+        self.counters.flights.set(self.flights.len() as u64);
+        flight
+    }
+
+    /// Lets a job wait for a block.
+    pub(super) fn wait(&mut self, index: u32, flight: u32) {
+        let job = self.jobs.get_mut(index);
+        job.flight = flight;
+        let (session, due) = (job.session, job.arrived + PENDING_AFTER);
+        let waiters = &mut self.flights.get_mut(flight).waiters;
+        self.jobs.push::<FLIGHT>(waiters, index);
+        self.jobs.push::<SESSION>(&mut self.sessions.get_mut(session).waiting, index);
+        let flight = self.flights.get_mut(flight);
+        flight.pending_due = flight.pending_due.earlier(due);
+        self.flights_due = self.flights_due.earlier(due);
+    }
+
+    /// Starts to load a block, with its whole time before it.
+    fn begin(&mut self, index: u32, ticket: LoadTicket, now: Nanos, out: &mut Outbox) -> Progress {
+        let flight = self.flights.get_mut(index);
+        flight.started = now;
+        flight.overdue = false;
+        self.flights_due = self.flights_due.earlier(now + self.shared.limits.disk_deadline);
+        self.load(index, ticket, 0, now, out)
+    }
+
+    /// Starts or goes on loading: the frame is in place up to `filled`.
+    fn load(
+        &mut self,
+        flight: u32,
+        mut ticket: LoadTicket,
+        filled: usize,
+        now: Nanos,
+        out: &mut Outbox,
+    ) -> Progress {
+        let vdisk = self.flights.get(flight).vdisk;
+        let token = self.flights.token(flight);
+        let shared = &self.shared;
+        let entry = shared.vdisk(vdisk);
+        let block_bytes = shared.cache.block_bytes() as u64;
+        let start = ticket.key().block * block_bytes;
+        let valid = to_usize(block_bytes.min(entry.size_bytes - start));
+        let verifiable = entry.hashes.is_some() && BlockHashes::can_verify(block_bytes);
+        if !verifiable && !entry.is_eligible() {
+            // Nothing vouches for what the changed file would give.
+            return self.give_up(ticket, out);
+        }
+        let Some(piece) = next_piece(&*entry.map, start + filled as u64, start + valid as u64)
+        else {
+            shared.cache.load_bytes(&mut ticket)[filled..valid].fill(0);
+            return self.publish(vdisk, ticket, valid, out);
+        };
+        let reading = to_usize(piece.logical - start);
+        shared.cache.load_bytes(&mut ticket)[filled..reading].fill(0);
+        let wanted = u32::try_from(piece.len).expect("no longer than a block");
+        // Whole units, so that a direct read is aligned at the end of an odd image too; the file ends before.
+        let len = wanted.next_multiple_of(UNIT_BYTES as u32);
+        out.reads.push(DiskRead {
+            file: FileRef { vdisk, file_index: piece.file_index },
+            file_offset: piece.file_offset,
+            arena_offset: shared.cache.load_offset(&ticket) + reading,
+            len,
+            token,
+        });
+        self.counters.disk_reads.inc();
+        Progress::Reading(Loader::Us { ticket, reading, wanted, asked: now })
+    }
+
+    /// Checks a complete block against its hash and makes it visible.
+    fn publish(
+        &mut self,
+        vdisk: u32,
+        mut ticket: LoadTicket,
+        valid: usize,
+        out: &mut Outbox,
+    ) -> Progress {
+        let shared = &self.shared;
+        let entry = shared.vdisk(vdisk);
+        let key = ticket.key();
+        let start = key.block * shared.cache.block_bytes() as u64;
+        if let Some(hashes) = &entry.hashes
+            && BlockHashes::can_verify(shared.cache.block_bytes() as u64)
+        {
+            let verdict = hashes.verify(start, &shared.cache.load_bytes(&mut ticket)[..valid]);
+            if let Verdict::Mismatch { block } = verdict {
+                let offset = u64::from(block) * diskstream_vdisk::VERIFY_BLOCK_BYTES;
+                entry.eligible.store(false, Relaxed);
+                self.counters.disk_mismatches.inc();
+                self.event(Event::ContentDiffers { vdisk, offset }, out);
+                // The sweep tells the sessions, here and at the other shards.
+                self.sweep_due = Nanos::ZERO;
+                return self.give_up(ticket, out);
+            }
+            assert!(
+                verdict.is_match(),
+                "whole blocks inside the image can be verified: {verdict:?}"
+            );
+        }
+        let (pin, waiting) = self.shared.cache.publish(ticket, valid);
+        self.wake_shards(waiting, ShardMessage::Loaded(key), out);
+        Progress::Published(pin)
+    }
+
+    fn give_up(&mut self, ticket: LoadTicket, out: &mut Outbox) -> Progress {
+        let key = ticket.key();
+        let waiting = self.shared.cache.abandon(ticket);
+        self.wake_shards(waiting, ShardMessage::LoadFailed(key), out);
+        Progress::Failed
+    }
+
+    fn wake_shards(&self, waiting: WaitingShards, message: ShardMessage, out: &mut Outbox) {
+        let shards = u16::try_from(self.shared.io_endpoints.len()).expect("at most SHARDS_MAX");
+        // A stray bit may name this shard, or one that never was.
+        for shard in waiting.iter().filter(|&shard| shard != self.index && shard < shards) {
+            out.messages.push((shard, message));
+        }
+    }
+
+    pub(super) fn on_disk_done(
+        &mut self,
+        token: u64,
+        result: Result<u32, Errno>,
+        now: Nanos,
+        out: &mut Outbox,
+    ) {
+        let index = self.flights.of_token(token);
+        let flight = self.flights.get_mut(index);
+        let (vdisk, key) = (flight.vdisk, flight.key);
+        let loader = std::mem::replace(&mut flight.loader, Loader::Other);
+        let Loader::Us { ticket, reading, wanted, asked } = loader else {
+            unreachable!("a disk token names a flight of ours");
+        };
+        let latency = now.since(asked);
+        self.counters.disk_latency.record(latency);
+        // An eighth of each new value: smooth over some tens of reads.
+        self.disk_us = (self.disk_us * 7 + latency.as_micros()) / 8;
+        let offset = key.block * self.shared.cache.block_bytes() as u64 + reading as u64;
+        let progress = match result {
+            Ok(got) if got >= wanted => {
+                self.counters.disk_read_bytes.add(u64::from(got));
+                self.load(index, ticket, reading + wanted as usize, now, out)
+            }
+            Ok(got) => {
+                self.counters.disk_short.inc();
+                self.event(Event::DiskShort { vdisk, offset, wanted, got }, out);
+                self.give_up(ticket, out)
+            }
+            Err(errno) => {
+                self.counters.disk_errors.inc();
+                self.event(Event::DiskFailed { vdisk, offset, errno }, out);
+                self.give_up(ticket, out)
+            }
+        };
+        self.go_on(index, progress, now, out);
+    }
+
+    fn go_on(&mut self, flight: u32, progress: Progress, now: Nanos, out: &mut Outbox) {
+        match progress {
+            Progress::Reading(loader) => self.flights.get_mut(flight).loader = loader,
+            Progress::Published(pin) => self.arrived(flight, pin, now, out),
+            Progress::Failed => self.failed(flight),
+        }
+    }
+
+    pub(super) fn on_message(&mut self, message: ShardMessage, now: Nanos, out: &mut Outbox) {
+        let (ShardMessage::Loaded(key) | ShardMessage::LoadFailed(key)) = message;
+        let flight = self.flights.find(key).filter(|&flight| {
+            // What we load ourselves by now needs no word from others.
+            matches!(self.flights.get(flight).loader, Loader::Other)
+        });
+        let Some(index) = flight else { return self.counters.stale_messages.inc() };
+        if let ShardMessage::LoadFailed(_) = message {
+            return self.failed(index);
+        }
+        match self.shared.cache.lookup(key, self.index) {
+            Lookup::Hit(pin) => self.arrived(index, pin, now, out),
+            Lookup::Wait => {}
+            // Evicted before we looked: our turn to load it.
+            Lookup::Load(ticket) => {
+                let progress = self.begin(index, ticket, now, out);
+                self.go_on(index, progress, now, out);
+            }
+            Lookup::Full => self.send_back(index),
+        }
+    }
+
+    /// A block is here: whoever waited for it goes on.
+    fn arrived(&mut self, index: u32, pin: Pin, now: Nanos, out: &mut Outbox) {
+        let mut flight = self.remove_flight(index);
+        while !flight.waiters.is_empty() {
+            let job = flight.waiters.head;
+            self.leave_flight(&mut flight.waiters, job);
+            if self.mutation == Some(Mutation::ForgetWaiter) && flight.waiters.is_empty() {
+                break;
+            }
+            let pin = self.shared.cache.pin_again(&pin);
+            self.supply(job, pin, flight.vdisk, flight.key, now, out);
+        }
+        self.shared.cache.unpin(pin);
+    }
+
+    fn leave_flight(&mut self, waiters: &mut List, job: u32) {
+        self.jobs.unlink::<FLIGHT>(waiters, job);
+        self.jobs.get_mut(job).flight = NONE;
+    }
+
+    /// Gives a waiting job the block that it waited for.
+    fn supply(
+        &mut self,
+        index: u32,
+        pin: Pin,
+        vdisk: u32,
+        key: BlockKey,
+        now: Nanos,
+        out: &mut Outbox,
+    ) {
+        let job = self.jobs.get_mut(index);
+        let session = job.session;
+        self.jobs.unlink::<SESSION>(&mut self.sessions.get_mut(session).waiting, index);
+        let Work::Data(data) = &mut self.jobs.get_mut(index).work else {
+            unreachable!("only data waits for blocks");
+        };
+        if !data.straddles {
+            data.pin = Some(pin);
+            return self.ready(index, key.block, out);
+        }
+        if data.pin.is_some() {
+            data.second = Some(pin);
+            return self.enqueue(index);
+        }
+        data.pin = Some(pin);
+        let next = BlockKey { block: key.block + 1, ..key };
+        match self.find_block(vdisk, next, now, out) {
+            Found::Here(second) => {
+                if let Work::Data(data) = &mut self.jobs.get_mut(index).work {
+                    data.second = Some(second);
+                }
+                self.enqueue(index);
+            }
+            Found::Waits(flight) => self.wait(index, flight),
+            Found::Busy(cause) => {
+                let wait_ms = self.busy_wait_ms(cause);
+                self.turn_into(index, Work::Busy { wait_ms });
+            }
+            Found::Failed => self.turn_into_error(index),
+        }
+    }
+
+    /// Queues a job whose block is here; units that turned out to be zero become a mark.
+    fn ready(&mut self, index: u32, block: u64, out: &mut Outbox) {
+        let job = self.jobs.get(index);
+        let Work::Data(data) = &job.work else { unreachable!("only data waits for blocks") };
+        let capabilities = self.sessions.get(job.session).capabilities;
+        if data.single || !capabilities.has(Capabilities::ZERO_MARKS) {
+            return self.enqueue(index);
+        }
+        let pin = data.pin.as_ref().expect("the block is here");
+        let count = data.length as usize / UNIT_BYTES;
+        // Only fragments that lie in this block wholly are wanted of it, so no mark reaches beyond it.
+        let zero = self.zero_units(pin, job.offset, data.length, block);
+        let zero = fragments::markable(data.size, zero, count)
+            & fragments::units_of(data.size, data.wanted, count);
+        if zero == 0 {
+            return self.enqueue(index);
+        }
+        let rest = data.wanted & !fragments::of_units(data.size, zero);
+        if rest == 0 {
+            return self.turn_into(index, Work::Zero(zero));
+        }
+        let mark = NewJob {
+            session: job.session,
+            request_id: job.request_id,
+            arrived: job.arrived,
+            offset: job.offset,
+            attempt: job.attempt,
+            work: Work::Zero(zero),
+        };
+        if let Work::Data(data) = &mut self.jobs.get_mut(index).work {
+            data.wanted = rest;
+        }
+        self.queue_small(mark, out);
+        self.enqueue(index);
+    }
+
+    /// Makes a small reply of a job that is in no list, and queues it.
+    fn turn_into(&mut self, index: u32, work: Work) {
+        let job = self.jobs.get_mut(index);
+        if let Work::Data(data) = std::mem::replace(&mut job.work, work) {
+            for pin in [data.pin, data.second].into_iter().flatten() {
+                self.shared.cache.unpin(pin);
+            }
+        }
+        self.enqueue(index);
+    }
+
+    fn turn_into_error(&mut self, index: u32) {
+        let Work::Data(data) = &self.jobs.get(index).work else {
+            unreachable!("only data waits for blocks")
+        };
+        let (length, code) = (data.length, ReadErrorCode::StoreError);
+        self.count_read_error(code);
+        self.turn_into(index, Work::Error { length, code });
+    }
+
+    /// A block will not come: whoever waited for it is told.
+    fn failed(&mut self, index: u32) {
+        let mut flight = self.remove_flight(index);
+        self.fail_waiters(&mut flight.waiters);
+    }
+
+    fn fail_waiters(&mut self, waiters: &mut List) {
+        while !waiters.is_empty() {
+            let job = waiters.head;
+            self.leave_flight(waiters, job);
+            self.stop_waiting(job);
+            self.turn_into_error(job);
+        }
+    }
+
+    /// A block found no frame after all: whoever waited for it comes back.
+    fn send_back(&mut self, index: u32) {
+        let mut flight = self.remove_flight(index);
+        self.counters.cache_full.inc();
+        while !flight.waiters.is_empty() {
+            let job = flight.waiters.head;
+            self.leave_flight(&mut flight.waiters, job);
+            self.stop_waiting(job);
+            let wait_ms = self.busy_wait_ms(BusyCause::CacheFull);
+            self.turn_into(job, Work::Busy { wait_ms });
+        }
+    }
+
+    fn stop_waiting(&mut self, job: u32) {
+        let session = self.jobs.get(job).session;
+        self.jobs.unlink::<SESSION>(&mut self.sessions.get_mut(session).waiting, job);
+    }
+
+    /// Says "pending" to those that have waited long enough, and "store error" where the disk had its time.
+    pub(super) fn tick_flights(&mut self, now: Nanos, out: &mut Outbox) {
+        let mut due = Nanos::NEVER;
+        let mut n = 0;
+        while let Some(index) = self.flights.nth(n) {
+            n += 1;
+            let deadline = self.flights.get(index).started + self.shared.limits.disk_deadline;
+            if now >= deadline && !self.flights.get(index).overdue {
+                self.overdue(index, now, out);
+            }
+            if self.flights.get(index).pending_due <= now {
+                self.say_pending(index, now, out);
+            }
+            let flight = self.flights.get(index);
+            due = due.earlier(flight.pending_due);
+            if !flight.overdue {
+                due = due.earlier(deadline);
+            }
+        }
+        self.flights_due = due;
+    }
+
+    fn say_pending(&mut self, index: u32, now: Nanos, out: &mut Outbox) {
+        let mut due = Nanos::NEVER;
+        let mut at = self.flights.get(index).waiters.head;
+        while at != NONE {
+            let next = self.jobs.next::<FLIGHT>(at);
+            let job = self.jobs.get_mut(at);
+            let (arrived, attempt) = (job.arrived, job.attempt);
+            let Work::Data(data) = &mut job.work else {
+                unreachable!("only data waits for blocks")
+            };
+            if !data.pended && arrived + PENDING_AFTER <= now {
+                data.pended = true;
+                let waited_ms = u32::try_from(now.since(arrived).as_millis()).unwrap_or(u32::MAX);
+                let work = Work::Pending { waited_ms };
+                let (session, request_id, offset) = (job.session, job.request_id, job.offset);
+                self.counters.read_pending.inc();
+                let new = NewJob { session, request_id, arrived, offset, attempt, work };
+                self.queue_small(new, out);
+            } else if !data.pended {
+                due = due.earlier(arrived + PENDING_AFTER);
+            }
+            at = next;
+        }
+        self.flights.get_mut(index).pending_due = due;
+    }
+
+    /// The disk had its time. The frame stays the disk's until the read completes; the devices need not wait for that.
+    fn overdue(&mut self, index: u32, now: Nanos, out: &mut Outbox) {
+        let flight = self.flights.get_mut(index);
+        flight.overdue = true;
+        flight.pending_due = Nanos::NEVER;
+        let mut waiters = std::mem::replace(&mut flight.waiters, List::EMPTY);
+        if let Loader::Us { .. } = flight.loader {
+            let (vdisk, block, started) = (flight.vdisk, flight.key.block, flight.started);
+            let offset = block * self.shared.cache.block_bytes() as u64;
+            let waited_ms = now.since(started).as_millis();
+            self.counters.disk_overdue.inc();
+            self.event(Event::DiskOverdue { vdisk, offset, waited_ms }, out);
+        }
+        self.fail_waiters(&mut waiters);
+    }
+
+    /// When to come back, by what is full: the disk's usual time for what is ahead, or the time that the plans that are
+    /// out take; with a jitter, so that those who were sent away together do not come back together.
+    pub(super) fn busy_wait_ms(&mut self, cause: BusyCause) -> u32 {
+        let c = &self.counters;
+        let middle = match cause {
+            BusyCause::SessionQueue => {
+                c.read_busy_queue.inc();
+                2
+            }
+            BusyCause::Jobs => {
+                c.read_busy_jobs.inc();
+                10
+            }
+            BusyCause::Flights | BusyCause::CacheFull => {
+                if cause == BusyCause::Flights {
+                    c.read_busy_flights.inc();
+                } else {
+                    c.read_busy_cache.inc();
+                }
+                let ahead = self.flights.len() as u64 / 16 + 1;
+                u32::try_from((self.disk_us * ahead / 1000).clamp(4, 1000)).expect("clamped")
+            }
+        };
+        self.random.around(middle).max(1)
+    }
+}
+
+/// The next run of bytes of `from..to` that one disk read brings: from the first byte that lies in a file to the last one
+/// that follows it in the same file at the same distance. A hole between two such runs is read along: it gives zeros.
+fn next_piece(map: &dyn ImageMap, from: u64, to: u64) -> Option<Piece> {
+    let mut piece: Option<Piece> = None;
+    let mut ended = false;
+    map.visit(from, to - from, &mut |extent| {
+        let Place::File { file_index, file_offset } = extent.place else { return };
+        match &mut piece {
+            None => {
+                let logical = extent.logical_offset;
+                piece = Some(Piece { file_index, file_offset, logical, len: extent.len });
+            }
+            Some(piece) => {
+                let distance = extent.logical_offset - piece.logical;
+                if ended
+                    || file_index != piece.file_index
+                    || piece.file_offset.checked_add(distance) != Some(file_offset)
+                {
+                    ended = true;
+                } else {
+                    piece.len = extent.logical_end() - piece.logical;
+                }
+            }
+        }
+    });
+    piece
+}

@@ -1,0 +1,469 @@
+//! Whose turn it is, and what shares a send.
+//!
+//! Deficit round robin: each turn gives a session [`QUANTUM_BYTES`], of which it sends what it has ready. Fragments of one
+//! size are equal datagrams, so those of several reads go into one send; small replies are padded to [`SMALL_BYTES`] and
+//! share another one.
+
+use diskstream_ring::{Errno, SendPlan};
+use diskstream_wire::limits::{SEND_BYTES_MAX, SEND_SEGMENTS_MAX, UNIT_BYTES};
+use diskstream_wire::time::Nanos;
+use diskstream_wire::{Flags, ReadBusy, ReadData, ReadError, ReadPending, ReadZero};
+
+use super::jobs::{Data, Job, NONE, NewJob, SESSION, Work};
+use super::limits::{PLANS_PER_TURN, PLANS_RESERVED, QUANTUM_BYTES};
+use super::read::to_usize;
+use super::session::Session;
+use super::{Mutation, NO_SESSION, Outbox, Shard, SocketRole};
+use crate::cache::Cache;
+
+/// Bytes of every small reply of a session: the longest of them, so that they can share a send.
+pub(super) const SMALL_BYTES: usize = ReadZero::BYTES;
+const _: () = assert!(
+    SMALL_BYTES >= ReadPending::BYTES
+        && SMALL_BYTES >= ReadBusy::BYTES
+        && SMALL_BYTES >= ReadError::BYTES
+);
+/// The most padding of a fragment whose datagram is padded: 1376 bytes in which 1344 are data.
+const PAD_BYTES_MAX: usize = 32;
+const _: () = assert!(3 * 1376 - UNIT_BYTES == PAD_BYTES_MAX);
+
+/// What one datagram of a data job consists of.
+struct Fragment {
+    header: ReadData,
+    /// Header, padding and data.
+    bytes: usize,
+    /// Where in the read, in bytes.
+    at: usize,
+}
+
+/// The sends of one session that are being made.
+#[derive(Default)]
+struct Trains {
+    data: Option<Box<SendPlan>>,
+    small: Option<Box<SendPlan>>,
+}
+
+/// What became of a session's turn.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    /// It used up its share, or has nothing left.
+    Over,
+    /// It has as many bytes out as it may.
+    Blocked,
+    /// There are no more plans.
+    NoPlans,
+}
+
+impl Shard {
+    /// Serves the sessions that have something ready, in turn, as far as the plans go.
+    pub(super) fn serve(&mut self, now: Nanos, out: &mut Outbox) {
+        let sends_before = out.sends.len();
+        self.unfinished = false;
+        while let Some(index) = self.round.pop_front() {
+            if out.sends.len() - sends_before >= PLANS_PER_TURN {
+                self.unfinished = true;
+                self.round.push_front(index);
+                break;
+            }
+            self.sessions.get_mut(index).deficit += QUANTUM_BYTES;
+            let turn = self.serve_session(index, now, out);
+            let session = self.sessions.get_mut(index);
+            if turn == Turn::NoPlans {
+                // The next turn goes on here; what it was given and could not use is not given again.
+                session.deficit -= QUANTUM_BYTES.min(session.deficit);
+                self.round.push_front(index);
+                break;
+            }
+            if session.queue.is_empty() || turn == Turn::Blocked {
+                session.scheduled = false;
+                session.deficit = 0;
+            } else {
+                self.round.push_back(index);
+            }
+        }
+        self.counters.jobs.set(self.jobs.in_use() as u64);
+    }
+
+    fn serve_session(&mut self, index: u32, now: Nanos, out: &mut Outbox) -> Turn {
+        let mut trains = Trains::default();
+        let turn = loop {
+            let session = self.sessions.get(index);
+            let head = session.queue.head;
+            if head == NONE {
+                break Turn::Over;
+            }
+            let served = match self.jobs.get(head).work {
+                Work::Data(_) => self.serve_data(index, head, &mut trains, now, out),
+                _ => self.serve_small(index, head, &mut trains, now, out),
+            };
+            if let Err(turn) = served {
+                break turn;
+            }
+        };
+        // A lone small reply rides behind the data: the last datagram of a send may be shorter.
+        if let (Some(data), Some(small)) = (&mut trains.data, &trains.small)
+            && small.segments() == 1
+            && has_room(data, SMALL_BYTES)
+            && data.push_scratch(small.scratch()).is_ok()
+        {
+            let small = trains.small.take().expect("matched just now");
+            self.put_back(small, out);
+        }
+        for plan in [trains.data, trains.small].into_iter().flatten() {
+            self.ship_for(index, plan, out);
+        }
+        turn
+    }
+
+    /// Packs as many fragments of a data job as its session may send now.
+    fn serve_data(
+        &mut self,
+        index: u32,
+        head: u32,
+        trains: &mut Trains,
+        now: Nanos,
+        out: &mut Outbox,
+    ) -> Result<(), Turn> {
+        let flags = self.flags_of(index);
+        loop {
+            let job = self.jobs.get(head);
+            let Work::Data(data) = &job.work else { unreachable!("the caller looked") };
+            let fragment =
+                fragment(job, data, self.sessions.get(index), flags, &self.shared.cache, now);
+            let bytes = u32::try_from(fragment.bytes).expect("a datagram");
+            if self.sessions.get(index).deficit < bytes {
+                return Err(Turn::Over);
+            }
+            if !trains.data.as_ref().is_some_and(|plan| has_room(plan, fragment.bytes)) {
+                if let Some(full) = trains.data.take() {
+                    self.ship_for(index, full, out);
+                }
+                let segment = u16::try_from(fragment.bytes).expect("a datagram");
+                trains.data = Some(self.begin_train(index, segment, out)?);
+            }
+            let plan = trains.data.as_mut().expect("made just now");
+            if self.pack(index, head, &fragment, plan, now) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Puts fragments of a job into a send, beginning with one that fits, while they are equal, fit, and are paid for.
+    /// True when the job is done, and gone.
+    fn pack(
+        &mut self,
+        index: u32,
+        head: u32,
+        first: &Fragment,
+        plan: &mut SendPlan,
+        now: Nanos,
+    ) -> bool {
+        let flags = self.flags_of(index);
+        let session = self.sessions.get_mut(index);
+        let job = self.jobs.get_mut(head);
+        let cache = &*self.shared.cache;
+        let mut packed = (0u64, 0u64);
+        push_fragment(job, first, plan, cache, &mut packed);
+        session.deficit -= u32::try_from(first.bytes).expect("a datagram");
+        while let Work::Data(data) = &job.work
+            && data.wanted != 0
+        {
+            let next = fragment(job, data, session, flags, cache, now);
+            let bytes = u32::try_from(next.bytes).expect("a datagram");
+            if session.deficit < bytes || !has_room(plan, next.bytes) {
+                break;
+            }
+            session.deficit -= bytes;
+            push_fragment(job, &next, plan, cache, &mut packed);
+        }
+        let (fragments, bytes) = packed;
+        session.queued_fragments -= u32::try_from(fragments).expect("at most 64");
+        self.counters.data_fragments.add(fragments);
+        self.counters.data_bytes.add(bytes);
+        self.pin_for_plan(index, head, plan, now)
+    }
+
+    /// The send holds its blocks until it is complete: with the job's own pins when that is done, else with further ones.
+    fn pin_for_plan(&mut self, index: u32, head: u32, plan: &mut SendPlan, now: Nanos) -> bool {
+        let cache = &self.shared.cache;
+        let Work::Data(data) = &mut self.jobs.get_mut(head).work else {
+            unreachable!("the caller looked")
+        };
+        let done = data.wanted == 0;
+        for pin in [&mut data.pin, &mut data.second] {
+            let token = match pin {
+                None => continue,
+                Some(_) if done => pin.take().expect("matched just now").into_token(),
+                Some(pin) => cache.pin_again(pin).into_token(),
+            };
+            plan.push_pin(token).expect("two pins for each segment at most");
+        }
+        if done {
+            self.counters.request_latency.record(now.since(self.jobs.get(head).arrived));
+            self.leave_queue(index, head);
+        }
+        done
+    }
+
+    fn leave_queue(&mut self, index: u32, head: u32) {
+        let session = self.sessions.get_mut(index);
+        self.jobs.unlink::<SESSION>(&mut session.queue, head);
+        session.jobs -= 1;
+        self.jobs.remove(head);
+    }
+
+    fn serve_small(
+        &mut self,
+        index: u32,
+        head: u32,
+        trains: &mut Trains,
+        now: Nanos,
+        out: &mut Outbox,
+    ) -> Result<(), Turn> {
+        let bytes = u32::try_from(SMALL_BYTES).expect("76");
+        if self.sessions.get(index).deficit < bytes {
+            return Err(Turn::Over);
+        }
+        if !trains.small.as_ref().is_some_and(|plan| has_room(plan, SMALL_BYTES)) {
+            if let Some(full) = trains.small.take() {
+                self.ship_for(index, full, out);
+            }
+            let segment = u16::try_from(SMALL_BYTES).expect("76");
+            trains.small = Some(self.begin_train(index, segment, out)?);
+        }
+        let job = self.jobs.get(head);
+        let new = NewJob {
+            session: index,
+            request_id: job.request_id,
+            arrived: job.arrived,
+            offset: job.offset,
+            attempt: job.attempt,
+            work: match job.work {
+                Work::Zero(units) => Work::Zero(units),
+                Work::Pending { waited_ms } => Work::Pending { waited_ms },
+                Work::Busy { wait_ms } => Work::Busy { wait_ms },
+                Work::Error { length, code } => Work::Error { length, code },
+                Work::Data(_) => unreachable!("the caller looked"),
+            },
+        };
+        let mut encoded = [0; SMALL_BYTES];
+        self.encode_small(&new, now, &mut encoded);
+        let plan = trains.small.as_mut().expect("made just now");
+        plan.push_scratch(&encoded).expect("64 small replies fit");
+        self.sessions.get_mut(index).deficit -= bytes;
+        if let Work::Zero(units) = new.work {
+            self.counters.zero_marks.inc();
+            self.counters.zero_units.add(u64::from(units.count_ones()));
+            self.counters.request_latency.record(now.since(new.arrived));
+        }
+        self.leave_queue(index, head);
+        Ok(())
+    }
+
+    /// Writes a small reply; the rest of `out` is padding.
+    pub(super) fn encode_small(&self, job: &NewJob, now: Nanos, out: &mut [u8; SMALL_BYTES]) {
+        let flags = self.flags_of(job.session);
+        let tag = self.sessions.get(job.session).tag;
+        let (request_id, attempt, offset) = (job.request_id, job.attempt, job.offset);
+        match job.work {
+            Work::Zero(zero_units) => {
+                let generation = self.vdisk_of(job.session).generation;
+                let service_us = micros(now.since(job.arrived));
+                ReadZero {
+                    flags,
+                    tag,
+                    request_id,
+                    generation,
+                    offset,
+                    zero_units,
+                    attempt,
+                    service_us,
+                    ..Default::default()
+                }
+                .encode(out)
+            }
+            Work::Pending { waited_ms } => {
+                ReadPending { flags, tag, request_id, waited_ms, attempt, ..Default::default() }
+                    .encode(out)
+            }
+            Work::Busy { wait_ms } => {
+                ReadBusy { flags, tag, request_id, wait_ms, attempt, ..Default::default() }
+                    .encode(out)
+            }
+            Work::Error { length, code } => ReadError {
+                flags,
+                tag,
+                request_id,
+                offset,
+                length,
+                code,
+                attempt,
+                ..Default::default()
+            }
+            .encode(out),
+            Work::Data(_) => unreachable!("data is not small"),
+        };
+    }
+
+    /// A plan for datagrams of one size to a session.
+    fn begin_train(
+        &mut self,
+        index: u32,
+        segment_bytes: u16,
+        out: &mut Outbox,
+    ) -> Result<Box<SendPlan>, Turn> {
+        let session = self.sessions.get(index);
+        if session.inflight_bytes >= self.shared.limits.session_inflight_bytes_max {
+            return Err(Turn::Blocked);
+        }
+        if out.free_plans() <= PLANS_RESERVED {
+            return Err(Turn::NoPlans);
+        }
+        let (peer, local) = (session.peer, session.local);
+        let token = u64::from(session.serial) << 32 | u64::from(index);
+        let mut plan = self.take_plan(peer, local, out).ok_or(Turn::NoPlans)?;
+        plan.segment_bytes = segment_bytes;
+        plan.token = token;
+        Ok(plan)
+    }
+
+    fn put_back(&mut self, mut plan: Box<SendPlan>, out: &mut Outbox) {
+        plan.reset();
+        self.plans_out -= 1;
+        out.free_plans.push(plan);
+    }
+
+    fn ship_for(&mut self, index: u32, plan: Box<SendPlan>, out: &mut Outbox) {
+        let bytes = plan.payload_bytes();
+        self.sessions.get_mut(index).inflight_bytes += u32::try_from(bytes).expect("one send");
+        self.bytes_out += bytes as u64;
+        self.ship(SocketRole::Io, plan, out);
+    }
+
+    /// A send is complete: its pins are given back and its session may go on.
+    pub(super) fn on_sent(
+        &mut self,
+        mut plan: Box<SendPlan>,
+        result: Result<u32, Errno>,
+        out: &mut Outbox,
+    ) {
+        match result {
+            Ok(_) => {}
+            Err(errno) if errno.is_throttle() => self.counters.sends_dropped.inc(),
+            Err(_) => self.counters.sends_failed.inc(),
+        }
+        let twice = self.mutation == Some(Mutation::UnpinTwice);
+        for pin in plan.drain_pins() {
+            self.shared.cache.unpin_token(pin);
+            if twice {
+                self.shared.cache.unpin_token(pin);
+            }
+        }
+        let (token, bytes) = (plan.token, plan.payload_bytes());
+        self.put_back(plan, out);
+        if token == NO_SESSION {
+            return;
+        }
+        let index = u32::try_from(token & 0xffff_ffff).expect("32 bits");
+        let serial = u32::try_from(token >> 32).expect("32 bits");
+        if let Some(session) = self.sessions.by_serial(index, serial) {
+            session.inflight_bytes -= u32::try_from(bytes).expect("one send");
+            self.bytes_out -= bytes as u64;
+            self.schedule(index);
+        }
+    }
+}
+
+/// Whether a datagram of `bytes` can join a send: equal to the others, or shorter and the last.
+fn has_room(plan: &SendPlan, bytes: usize) -> bool {
+    let segment = usize::from(plan.segment_bytes);
+    let payload = plan.payload_bytes();
+    bytes <= segment
+        && payload.is_multiple_of(segment)
+        && payload + bytes <= SEND_BYTES_MAX
+        && payload / segment < SEND_SEGMENTS_MAX
+}
+
+/// The next datagram of a data job.
+fn fragment(
+    job: &Job,
+    data: &Data,
+    session: &Session,
+    flags: Flags,
+    cache: &Cache,
+    now: Nanos,
+) -> Fragment {
+    debug_assert!(data.wanted != 0, "a job without fragments is gone");
+    let pin = data.pin.as_ref().expect("a queued job has its blocks");
+    let block_bytes = cache.block_bytes();
+    let number = data.wanted.trailing_zeros() as usize;
+    let mut header = ReadData {
+        flags,
+        tag: session.tag,
+        request_id: job.request_id,
+        generation: session.generation,
+        service_us: micros(now.since(job.arrived)),
+        attempt: job.attempt,
+        ..Default::default()
+    };
+    if data.single {
+        let within = to_usize(job.offset % block_bytes as u64);
+        let length = data.length as usize;
+        header.flags = flags.with(Flags::SINGLE);
+        header.offset = job.offset;
+        header.data_bytes = u16::try_from(length).expect("at most 1024");
+        header.unit_sum = crc32c::crc32c(&cache.bytes(pin)[within..within + length]);
+        return Fragment { header, bytes: ReadData::BYTES + length, at: 0 };
+    }
+    let range = data.size.range(number, data.length as usize).expect("wanted fragments exist");
+    let offset = job.offset + range.offset as u64;
+    let within = to_usize(offset % block_bytes as u64);
+    let unit = within / UNIT_BYTES;
+    // The first unit of a datagram of two that lacks its second is short, not padded: a pad is at most 255 bytes.
+    let pad = if data.size.units_each() == 1 { data.size.bytes() - range.bytes } else { 0 };
+    header.offset = offset;
+    header.fragment = u8::try_from(number).expect("at most 64 fragments");
+    header.pad_bytes = u8::try_from(pad).expect("PAD_BYTES_MAX fits");
+    header.data_bytes = u16::try_from(range.bytes).expect("at most 8192");
+    header.unit_sum = cache.unit_sum(pin, unit);
+    if range.bytes > UNIT_BYTES {
+        header.second_unit_sum = match &data.second {
+            Some(second) => cache.unit_sum(second, 0),
+            None => cache.unit_sum(pin, unit + 1),
+        };
+    }
+    Fragment { header, bytes: ReadData::BYTES + pad + range.bytes, at: range.offset }
+}
+
+/// Appends a datagram to a send: header and padding copied, data by reference. Counts it in `packed`.
+fn push_fragment(
+    job: &mut Job,
+    fragment: &Fragment,
+    plan: &mut SendPlan,
+    cache: &Cache,
+    packed: &mut (u64, u64),
+) {
+    const FITS: &str = "has_room bounds segments and bytes; pieces and scratch are sized for them";
+    let Work::Data(data) = &mut job.work else { unreachable!("the caller looked") };
+    let mut head = [0; ReadData::BYTES + PAD_BYTES_MAX];
+    let head = &mut head[..ReadData::BYTES + usize::from(fragment.header.pad_bytes)];
+    fragment.header.encode_head(fragment.bytes, head);
+    plan.push_scratch(head).expect(FITS);
+    let block_bytes = cache.block_bytes();
+    let within = to_usize((job.offset + fragment.at as u64) % block_bytes as u64);
+    let length = usize::from(fragment.header.data_bytes);
+    let pin = data.pin.as_ref().expect("a queued job has its blocks");
+    let here = length.min(block_bytes - within);
+    plan.push_arena(cache.arena_offset(pin) + within, here).expect(FITS);
+    if here < length {
+        let second = data.second.as_ref().expect("a job that straddles has two blocks");
+        plan.push_arena(cache.arena_offset(second), length - here).expect(FITS);
+    }
+    data.wanted &= data.wanted - 1;
+    packed.0 += 1;
+    packed.1 += length as u64;
+}
+
+fn micros(time: Nanos) -> u32 {
+    u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
+}
