@@ -1,4 +1,6 @@
 //! The export against programs that other people wrote: libnbd's, qemu's, fio.
+#![expect(clippy::unwrap_used, reason = "tests may")]
+
 mod nbd_support;
 
 use std::fs;

@@ -1,5 +1,5 @@
 //! The write cache where it ends: full RAM, a full disk under the overflow file, files that are not its own.
-#![allow(clippy::unwrap_used, reason = "tests may")]
+#![expect(clippy::unwrap_used, reason = "tests may")]
 use std::fs;
 use std::path::Path;
 use std::process::Command;

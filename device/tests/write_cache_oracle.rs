@@ -2,7 +2,7 @@
 //!
 //! One thread submits, and per unit the cache keeps the order of submission. So every read, whenever its bytes come, must
 //! show the disk as it was when the read was submitted; the base answers late and in any order.
-#![allow(clippy::unwrap_used, reason = "tests may")]
+#![expect(clippy::unwrap_used, reason = "tests may")]
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Condvar, Mutex};

@@ -103,3 +103,81 @@ fn clip(extents: &[Extent], head: u64, length: u64, extents_max: usize) -> Vec<E
 fn usize_of(bytes: u64) -> usize {
     usize::try_from(bytes).expect("a range that holds a caller's buffer fits the address space")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::front::MemorySource;
+    use proptest::prelude::*;
+    use std::sync::mpsc::channel;
+
+    /// Asserts what the session is promised.
+    struct Strict(MemorySource);
+
+    impl Strict {
+        fn check(&self, offset: u64, length: u64) {
+            let end = offset + length;
+            assert_eq!(offset % UNIT_BYTES, 0);
+            assert!(end.is_multiple_of(UNIT_BYTES) || end == self.0.size_bytes());
+        }
+    }
+
+    impl BlockSource for Strict {
+        fn size_bytes(&self) -> u64 {
+            self.0.size_bytes()
+        }
+        fn read(&self, request: ReadRequest) {
+            self.check(request.offset, request.buffer.len() as u64);
+            self.0.read(request);
+        }
+        fn extents(&self, request: ExtentsRequest) {
+            self.check(request.offset, request.length);
+            self.0.extents(request);
+        }
+    }
+
+    const SIZE: usize = 5 * 4096 + 1234;
+
+    fn image() -> Vec<u8> {
+        let byte = |at| if at / 4096 % 2 == 1 { 0 } else { u8::try_from(at % 255).unwrap() + 1 };
+        (0..SIZE).map(byte).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_range_reads_right(offset in 0..SIZE, length in 0..SIZE) {
+            let source = UnitAligned::new(Strict(MemorySource::new(image())));
+            let (sender, receiver) = channel();
+            let done = Done::new(move |buffer, result| sender.send((buffer, result)).unwrap());
+            source.read(ReadRequest { offset: offset as u64, buffer: vec![0; length], done });
+            let (buffer, result) = receiver.recv().unwrap();
+            prop_assert_eq!(buffer.len(), length);
+            match image().get(offset..offset + length) {
+                Some(wanted) => prop_assert!(result.is_ok() && buffer == wanted),
+                None => {
+                    let outside = matches!(result, Err(ReadFailure::OutOfRange { .. }));
+                    prop_assert!(outside);
+                }
+            }
+        }
+
+        #[test]
+        fn any_range_is_mapped_right(offset in 0..SIZE, length in 1..SIZE, extents_max in 1..9usize) {
+            let length = length.min(SIZE - offset);
+            let source = UnitAligned::new(Strict(MemorySource::new(image())));
+            let (sender, receiver) = channel();
+            let done = ExtentsDone::new(move |result| sender.send(result).unwrap());
+            let (start, asked) = (offset as u64, length as u64);
+            source.extents(ExtentsRequest { offset: start, length: asked, extents_max, done });
+            let extents = receiver.recv().unwrap().unwrap();
+            prop_assert!(!extents.is_empty() && extents.len() <= extents_max);
+            let mut at = offset;
+            for extent in extents {
+                let end = at + usize::try_from(extent.length).unwrap();
+                prop_assert!(end > at && end <= offset + length);
+                prop_assert_eq!(extent.zero, image()[at..end].iter().all(|byte| *byte == 0));
+                at = end;
+            }
+        }
+    }
+}

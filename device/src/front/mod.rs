@@ -17,6 +17,7 @@ pub mod aligned;
 pub mod disk;
 pub mod local;
 pub mod nbd;
+pub mod root_storage;
 pub mod source;
 pub mod status;
 #[expect(unsafe_code, reason = "the front ends' one home of unsafe code")]

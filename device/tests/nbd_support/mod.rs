@@ -1,13 +1,16 @@
 //! What the NBD tests share.
 #![allow(dead_code, reason = "each test crate uses its part")]
-#![allow(clippy::unwrap_used, reason = "tests may")]
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
-use diskstream_device::front::Disk;
 use diskstream_device::front::nbd::{Server, ServerConfig};
+use diskstream_device::front::{BlockSource, Disk, ExtentsRequest, MemorySource, ReadRequest};
 
+/// No wait in a test is longer; reaching it is a failure.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 pub const MIB: usize = 1 << 20;
 
 /// A directory, a server in it, and its socket.
@@ -84,4 +87,78 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
 pub fn try_run(program: &str, arguments: &[&str]) -> Output {
     // A hang must fail the test, not the whole run.
     Command::new("timeout").arg("120").arg(program).args(arguments).output().unwrap()
+}
+
+/// A source that answers only when it is told to.
+pub struct GatedSource {
+    inner: MemorySource,
+    held: Mutex<Vec<ReadRequest>>,
+    arrived: Condvar,
+    open: AtomicBool,
+}
+
+impl GatedSource {
+    pub fn new(bytes: &[u8]) -> Arc<Self> {
+        Arc::new(Self {
+            inner: MemorySource::new(bytes),
+            held: Mutex::default(),
+            arrived: Condvar::new(),
+            open: AtomicBool::new(false),
+        })
+    }
+
+    /// Waits until `count` reads are held; there must not be more.
+    pub fn wait_for(&self, count: usize) {
+        let held = self.held.lock().unwrap();
+        let (held, waited) =
+            self.arrived.wait_timeout_while(held, PATIENCE, |held| held.len() < count).unwrap();
+        assert!(!waited.timed_out(), "{} of {count} reads came", held.len());
+        assert_eq!(held.len(), count);
+    }
+
+    pub fn held(&self) -> usize {
+        self.held.lock().unwrap().len()
+    }
+
+    /// Answers the newest held read.
+    pub fn answer_newest(&self) {
+        let request = self.held.lock().unwrap().pop().unwrap();
+        self.inner.read(request);
+    }
+
+    /// Answers all held reads, newest first, and everything that comes later at once.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        held.into_iter().rev().for_each(|request| self.inner.read(request));
+    }
+}
+
+impl BlockSource for GatedSource {
+    fn size_bytes(&self) -> u64 {
+        self.inner.size_bytes()
+    }
+    fn read(&self, request: ReadRequest) {
+        let mut held = self.held.lock().unwrap();
+        if self.open.load(Ordering::SeqCst) {
+            drop(held);
+            return self.inner.read(request);
+        }
+        held.push(request);
+        self.arrived.notify_all();
+    }
+    fn extents(&self, request: ExtentsRequest) {
+        self.inner.extents(request);
+    }
+}
+
+/// Waits for something that another thread is about to make true.
+pub fn eventually(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if condition() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("{what} did not happen");
 }
