@@ -7,14 +7,14 @@
 //! owner                                 sender
 //!   each turn:                            push
 //!     pop all                             fence
-//!     may_sleep:  asleep ← true           if asleep: asleep ← false, and if it was true: wake
+//!     may_sleep:  asleep ← true           if asleep: wake (the waker makes many one)
 //!                 fence
 //!                 empty? else stay awake
 //!     turn (waits only if may_sleep)
 //!     awake:      asleep ← false
 //! ```
 //!
-//! The two fences are the store-load pair that makes it safe: of "the owner sees the item" and "the sender sees the owner
+//! Only the owner writes `asleep`. The two fences are the store-load pair that makes it safe: of "the owner sees the item" and "the sender sees the owner
 //! asleep", at least one is true. The loom model below searches all interleavings for a lost wake-up.
 
 use std::sync::Arc;
@@ -145,8 +145,8 @@ impl Doorbell {
     fn must_wake(&self) -> bool {
         // Pairs with the fence in `lie_down`.
         fence(Ordering::SeqCst);
-        // The load keeps the line shared while the owner is awake; of several senders the swap lets one ring.
-        self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed)
+        // A load only: the line stays shared between senders, and a late one cannot undo what the owner says next.
+        self.asleep.load(Ordering::Relaxed)
     }
 
     /// Owner: true when it may wait.

@@ -35,11 +35,15 @@ impl Model {
     }
 }
 
-fn check(senders: usize, items_each: usize) {
+/// Three threads with every preemption take hours; loom's authors find nearly all bugs with two or three.
+fn bounded() -> loom::model::Builder {
     let mut builder = loom::model::Builder::new();
-    // Three threads with every preemption do not end; loom's authors find nearly all bugs with two or three.
     builder.preemption_bound = Some(3);
-    builder.check(move || {
+    builder
+}
+
+fn check(senders: usize, items_each: usize) {
+    bounded().check(move || {
         let model = Arc::new(Model {
             items: AtomicUsize::new(0),
             doorbell: Doorbell::new(),
@@ -62,6 +66,35 @@ fn check(senders: usize, items_each: usize) {
             let wait = model.doorbell.lie_down(|| model.items.load(Ordering::Relaxed) == seen);
             model.turn(wait);
             model.doorbell.get_up();
+        }
+        for thread in threads {
+            thread.join().unwrap();
+        }
+    });
+}
+
+/// A waker without an inbox: publish, wake; the owner waits, then looks. Only `pending` orders the work of a waker that
+/// found it raised.
+#[test]
+fn the_waker_alone_publishes_work() {
+    bounded().check(|| {
+        let model = Arc::new((AtomicUsize::new(0), Pending::new(), Notify::new()));
+        let threads: Vec<_> = (0..2)
+            .map(|_| {
+                let model = Arc::clone(&model);
+                thread::spawn(move || {
+                    let (items, pending, bell) = &*model;
+                    items.fetch_add(1, Ordering::Relaxed);
+                    if pending.raise() {
+                        bell.notify();
+                    }
+                })
+            })
+            .collect();
+        let (items, pending, bell) = &*model;
+        while items.load(Ordering::Relaxed) < 2 {
+            bell.wait();
+            pending.lower();
         }
         for thread in threads {
             thread.join().unwrap();

@@ -25,10 +25,13 @@ fn work_forbids_sleep() {
 }
 
 #[test]
-fn a_sleeper_is_woken_once() {
+fn only_a_sleeper_is_woken() {
     let doorbell = Doorbell::new();
     assert!(!doorbell.must_wake());
     assert!(doorbell.lie_down(|| true));
     assert!(doorbell.must_wake());
+    doorbell.get_up();
+    assert!(!doorbell.must_wake());
+    assert!(!doorbell.lie_down(|| false));
     assert!(!doorbell.must_wake());
 }
