@@ -5,5 +5,6 @@
 
 pub mod cache;
 pub mod farm;
+pub mod metrics;
 pub mod shard;
 pub mod trust;

@@ -1,0 +1,49 @@
+//! Counters of the rings. A ring belongs to one thread, which publishes a copy now and then.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use diskstream_ring::Stats;
+
+use super::sample::as_float;
+use super::{Kind, Samples, Source};
+
+/// The last published copy of one ring's counters.
+#[derive(Debug)]
+pub struct RingStats {
+    /// In the order of [`Stats::fields`]. Written by the ring's thread only.
+    fields: Box<[AtomicU64]>,
+}
+
+impl Default for RingStats {
+    fn default() -> RingStats {
+        RingStats { fields: Stats::default().fields().map(|_| AtomicU64::new(0)).collect() }
+    }
+}
+
+impl RingStats {
+    /// Stores a copy: one plain store per counter. For the ring's own thread, about once a turn or a hundred milliseconds.
+    pub fn publish(&self, stats: &Stats) {
+        for (field, (.., value)) in self.fields.iter().zip(stats.fields()) {
+            field.store(value, Relaxed);
+        }
+    }
+
+    fn values(&self) -> impl Iterator<Item = u64> {
+        self.fields.iter().map(|field| field.load(Relaxed))
+    }
+}
+
+/// The rings of all shards, in their order.
+pub struct RingSource(pub Vec<Arc<RingStats>>);
+
+impl Source for RingSource {
+    fn collect(&self, samples: &mut Samples) {
+        let shards: Vec<Vec<u64>> = self.0.iter().map(|ring| ring.values().collect()).collect();
+        for (at, (name, help, _)) in Stats::default().fields().enumerate() {
+            let name = format!("ring_{name}_total");
+            let values = shards.iter().map(|values| as_float(values[at]));
+            super::sources::by_shard(samples, &name, help, Kind::Counter, &Vec::new(), values);
+        }
+    }
+}
