@@ -105,9 +105,7 @@ fn busy_is_waited_out_and_told() {
     world.record = true;
     world.run_for(Nanos::from_secs(9));
     assert_eq!(world.kinds_sent().len(), 1, "not to be repeated sooner");
-    let busy = |e: &Event| {
-        matches!(e, Event::Busy { wait, reason: BusyReason::BootLimit, .. } if *wait == Nanos::from_secs(10))
-    };
+    let busy = |e: &Event| matches!(e, Event::Busy { wait, reason: BusyReason::BootLimit, .. } if *wait == Nanos::from_secs(10));
     assert_eq!(world.count_events(busy), 1);
     world.node(1).busy = None;
     world.run_until(Nanos::from_secs(6), |w| w.session.disk().is_some());
@@ -146,7 +144,9 @@ fn another_server_takes_the_device_that_the_first_rejects() {
 fn answers_with_a_wrong_number_or_from_elsewhere_are_nothing() {
     // Every answer arrives first from an address that was not asked, then with a wrong transaction number.
     let mut world = World::new(1, IMAGE);
-    world.set_network(|packet, _| if packet.to_device() { Fate::Late(ms(20)) } else { Fate::Deliver });
+    world.set_network(
+        |packet, _| if packet.to_device() { Fate::Late(ms(20)) } else { Fate::Deliver },
+    );
     let mut forged = 0;
     for _ in 0..400 {
         if world.session.disk().is_some() {
@@ -166,7 +166,12 @@ fn answers_with_a_wrong_number_or_from_elsewhere_are_nothing() {
             let mut bytes = packet.bytes.clone();
             bytes[15] ^= 1;
             world.session.handle_datagram(channel, packet.from, &bytes, world.now);
-            assert_eq!(world.session.counters().foreign, before.foreign + 2, "kind {:#x}", packet.kind());
+            assert_eq!(
+                world.session.counters().foreign,
+                before.foreign + 2,
+                "kind {:#x}",
+                packet.kind()
+            );
             forged += 2;
         }
     }
@@ -221,7 +226,9 @@ fn another_content_is_never_gone_on_with() {
     // The first node comes back with what the device reads.
     world.node(1).restart();
     world.finish_read(token, 4096, Nanos::from_secs(5));
-    let moved = |e: &Event| matches!(e, Event::Moved { cause: MoveCause::NodeSilent | MoveCause::UnknownSession, .. });
+    let moved = |e: &Event| {
+        matches!(e, Event::Moved { cause: MoveCause::NodeSilent | MoveCause::UnknownSession, .. })
+    };
     assert!(world.count_events(moved) >= 1);
 }
 

@@ -81,6 +81,7 @@ impl Session {
         let node = path.at.node;
         let was_closing = path.is_closing();
         self.drop_path(index);
+        self.end_if_alone();
         if was_closing || self.serving.is_some() || self.is_ending() {
             return;
         }

@@ -118,18 +118,20 @@ impl Reads {
         (0u32..).zip(&self.slots).filter(|(_, read)| read.live).map(|(index, _)| index)
     }
 
-    /// What must hold between calls; `open(index)` counts the requests that name a read.
-    pub fn check_invariants(&self, open: impl Fn(u32) -> u32) {
-        for (index, read) in (0u32..).zip(&self.slots) {
-            let ready = self.ready.iter().filter(|&&r| r == index).count();
+    /// What must hold between calls; `owners` are the reads that the requests name.
+    pub fn check_invariants(&self, owners: impl Iterator<Item = u32>) {
+        let mut open = vec![0u32; self.slots.len()];
+        owners.for_each(|index| open[index as usize] += 1);
+        let mut ready = vec![0u32; self.slots.len()];
+        self.ready.iter().for_each(|&index| ready[index as usize] += 1);
+        for ((read, open), ready) in self.slots.iter().zip(open).zip(ready) {
             if read.live {
                 assert!(read.issued <= read.buffer.len());
-                assert_eq!(ready, usize::from(read.issued < read.buffer.len()));
-                assert_eq!(read.open, open(index), "each request is counted by its read");
+                assert_eq!(ready, u32::from(read.issued < read.buffer.len()));
+                assert_eq!(read.open, open, "each request is counted by its read");
                 assert!(!read.is_complete(), "a complete read is handed over at once");
             } else {
-                assert_eq!(ready, 0);
-                assert_eq!(open(index), 0, "no request outlives its read");
+                assert_eq!((ready, open), (0, 0), "no request outlives its read");
             }
         }
     }

@@ -140,9 +140,10 @@ impl Requests {
 
     /// What must hold between calls.
     pub fn check_invariants(&self) {
+        let mut queued = vec![0u32; self.slots.len()];
+        self.queue.iter().for_each(|&slot| queued[usize::from(slot)] += 1);
         for (slot, request) in (0u16..).zip(&self.slots) {
-            let queued = self.queue.iter().filter(|&&q| q == slot).count();
-            assert_eq!(queued, usize::from(request.phase == Phase::Queued));
+            assert_eq!(queued[usize::from(slot)], u32::from(request.phase == Phase::Queued));
             if request.phase == Phase::Free {
                 continue;
             }

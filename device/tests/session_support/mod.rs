@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each test program uses its part")]
 
-mod node;
+pub mod node;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

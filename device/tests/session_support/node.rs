@@ -144,7 +144,14 @@ impl Node {
         if self.draining { Flags::DRAINING } else { Flags::NONE }
     }
 
-    fn reply(&self, out: &mut Vec<Packet>, from: SocketAddr, to: SocketAddr, m: Message, tail: &[u8]) {
+    fn reply(
+        &self,
+        out: &mut Vec<Packet>,
+        from: SocketAddr,
+        to: SocketAddr,
+        m: Message,
+        tail: &[u8],
+    ) {
         let mut bytes = vec![0; 2048];
         let length = m.encode_with_tail(tail, &mut bytes);
         bytes.truncate(length);
@@ -158,7 +165,8 @@ impl Node {
             let _ = session;
             let mut tail = vec![0; successors.len() * NodeEntry::BYTES];
             for (chunk, &login) in tail.chunks_mut(NodeEntry::BYTES).zip(successors) {
-                NodeEntry { login: login.into(), rating: 100, ..NodeEntry::default() }.encode(chunk);
+                NodeEntry { login: login.into(), rating: 100, ..NodeEntry::default() }
+                    .encode(chunk);
             }
             let notice = Notice {
                 tag,
@@ -190,7 +198,13 @@ impl Node {
                     return self.reply(out, at, from, refusal, &[]);
                 }
                 let login = Endpoint::from(self.login);
-                let reply = LoginPortReply { tag: m.tag, login, cookie: [7; 16], version: 1, ..Default::default() };
+                let reply = LoginPortReply {
+                    tag: m.tag,
+                    login,
+                    cookie: [7; 16],
+                    version: 1,
+                    ..Default::default()
+                };
                 self.reply(out, at, from, Message::LoginPortReply(reply), &[]);
             }
             Message::LoginStart(m) => {
@@ -216,11 +230,21 @@ impl Node {
 
     fn refusal(&self, tag: u64) -> Option<Message> {
         if let Some((wait_ms, reason)) = self.busy {
-            return Some(Message::LoginBusy(LoginBusy { tag, wait_ms, reason, ..Default::default() }));
+            return Some(Message::LoginBusy(LoginBusy {
+                tag,
+                wait_ms,
+                reason,
+                ..Default::default()
+            }));
         }
         if self.draining {
             let reason = BusyReason::Draining;
-            return Some(Message::LoginBusy(LoginBusy { tag, wait_ms: 500, reason, ..Default::default() }));
+            return Some(Message::LoginBusy(LoginBusy {
+                tag,
+                wait_ms: 500,
+                reason,
+                ..Default::default()
+            }));
         }
         let reason = self.reject?;
         let text = Text::new("because the test says so");
@@ -260,7 +284,11 @@ impl Node {
         out: &mut Vec<Packet>,
     ) {
         self.last_service = Some((*m, ticket.to_vec()));
-        let reason = if ticket == self.ticket { self.reject_service } else { Some(RejectReason::TicketExpired) };
+        let reason = if ticket == self.ticket {
+            self.reject_service
+        } else {
+            Some(RejectReason::TicketExpired)
+        };
         if let Some(reason) = reason {
             let text = Text::new("no such ticket");
             let reject = LoginReject { tag: m.tag, reason, text, ..Default::default() };
@@ -271,8 +299,13 @@ impl Node {
             self.next_session += 1;
             self.next_session
         });
-        let session_tag = 0x1111_0000_0000_0000 | u64::from(self.login.port()) << 32 | u64::from(session)
-            | u64::from(match self.login.ip() { std::net::IpAddr::V4(v4) => v4.octets()[3], _ => 0 }) << 16;
+        let session_tag = 0x1111_0000_0000_0000
+            | u64::from(self.login.port()) << 32
+            | u64::from(session)
+            | u64::from(match self.login.ip() {
+                std::net::IpAddr::V4(v4) => v4.octets()[3],
+                _ => 0,
+            }) << 16;
         self.sessions.insert(session, (session_tag, from));
         let complete = LoginComplete {
             tag: m.tag,
@@ -378,7 +411,14 @@ impl Node {
         }
     }
 
-    fn on_read(&mut self, m: &Read, at: SocketAddr, from: SocketAddr, now: Nanos, out: &mut Vec<Packet>) {
+    fn on_read(
+        &mut self,
+        m: &Read,
+        at: SocketAddr,
+        from: SocketAddr,
+        now: Nanos,
+        out: &mut Vec<Packet>,
+    ) {
         self.reads_seen.push(*m);
         let (flags, tag, request_id, attempt) = (self.flags(), m.tag, m.request_id, m.attempt);
         let single = m.flags.has(Flags::SINGLE);
@@ -390,18 +430,29 @@ impl Node {
                 if !self.waiting.iter().any(|w| w.2.request_id == request_id) {
                     self.waiting.push((now + time, from, *m));
                 } else {
-                    let pending = ReadPending { flags, tag, request_id, attempt, ..Default::default() };
+                    let pending =
+                        ReadPending { flags, tag, request_id, attempt, ..Default::default() };
                     self.reply(out, at, from, Message::ReadPending(pending), &[]);
                 }
             }
             Reads::Busy(wait_ms) => {
                 self.reads = Reads::Answer;
-                let busy = ReadBusy { flags, tag, request_id, wait_ms, attempt, ..Default::default() };
+                let busy =
+                    ReadBusy { flags, tag, request_id, wait_ms, attempt, ..Default::default() };
                 self.reply(out, at, from, Message::ReadBusy(busy), &[]);
             }
             Reads::Fail(code) => {
                 let (offset, length) = (m.offset, m.length);
-                let error = ReadError { flags, tag, request_id, offset, length, code, attempt, ..Default::default() };
+                let error = ReadError {
+                    flags,
+                    tag,
+                    request_id,
+                    offset,
+                    length,
+                    code,
+                    attempt,
+                    ..Default::default()
+                };
                 self.reply(out, at, from, Message::ReadError(error), &[]);
             }
         }
@@ -435,9 +486,19 @@ impl Node {
         let zero = |unit: usize| {
             bytes.get(unit * 4096..(unit + 1) * 4096).is_none_or(|u| u.iter().all(|&b| b == 0))
         };
-        let zero_units = (0..length / 4096).filter(|&u| zero(u)).fold(0u16, |mask, u| mask | 1 << u);
+        let zero_units =
+            (0..length / 4096).filter(|&u| zero(u)).fold(0u16, |mask, u| mask | 1 << u);
         if zero_units != 0 {
-            let mark = ReadZero { flags, tag, request_id, generation, offset: m.offset, zero_units, attempt, ..Default::default() };
+            let mark = ReadZero {
+                flags,
+                tag,
+                request_id,
+                generation,
+                offset: m.offset,
+                zero_units,
+                attempt,
+                ..Default::default()
+            };
             self.reply(out, self.io, from, Message::ReadZero(mark), &[]);
         }
         for index in (0..size.count(length)).filter(|&i| m.wanted & 1 << i != 0) {
@@ -446,7 +507,8 @@ impl Node {
                 continue;
             }
             let range = size.range(index, length).unwrap();
-            let sum = |unit: usize| bytes.get(unit * 4096..(unit + 1) * 4096).map_or(0, crc32c::crc32c);
+            let sum =
+                |unit: usize| bytes.get(unit * 4096..(unit + 1) * 4096).map_or(0, crc32c::crc32c);
             // 8192-byte fragments of one unit would need more padding than a byte counts; they are sent short.
             let pad = (size.bytes() - range.bytes).min(255) % 255;
             let data = ReadData {
@@ -473,13 +535,20 @@ impl Node {
         }
     }
 
-    fn on_extents(&self, m: &ExtentsRequest, at: SocketAddr, from: SocketAddr, out: &mut Vec<Packet>) {
+    fn on_extents(
+        &self,
+        m: &ExtentsRequest,
+        at: SocketAddr,
+        from: SocketAddr,
+        out: &mut Vec<Packet>,
+    ) {
         let mut tail = Vec::new();
         let mut count = 0u8;
         for unit in 0..(m.length / 4096).min(8) {
             let zero = self.image.range(m.offset + unit * 4096, 4096).iter().all(|&b| b == 0);
             let mut entry = [0; ExtentEntry::BYTES];
-            ExtentEntry { length: 4096, zero: u8::from(zero), ..Default::default() }.encode(&mut entry);
+            ExtentEntry { length: 4096, zero: u8::from(zero), ..Default::default() }
+                .encode(&mut entry);
             tail.extend_from_slice(&entry);
             count += 1;
         }
