@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p diskstream-ring --example echo_rate -- [seconds] [segments] [segment bytes]`
 //!
-//! One ring sends trains to itself from arena memory, as many at once as it has plans, and counts what arrives. Set
+//! One ring sends trains to itself from arena memory, a bounded number of datagrams ahead of what arrived, and counts. Set
 //! `DISKSTREAM_RING_WITHOUT=gso` (and so on) to see what a feature is worth.
 #![expect(clippy::print_stdout, reason = "its result")]
 
@@ -24,7 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arena = Arena::new(&ArenaConfig { bytes: 1 << 20, huge_pages: HugePages::Auto })?;
     let config = RingConfig {
         sends: PLANS,
-        recv_buffers: 64,
+        recv_buffers: 256,
+        sockets: 2,
         recv_buffer_bytes: 65_535,
         ..RingConfig::default()
     };
@@ -44,8 +45,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut done = Completions::new(256);
     let start = clock::now();
     let end = start + Nanos::from_secs(u64::try_from(seconds)?);
+    let ahead_max = u64::from(PLANS) * u64::try_from(segments)?;
     while clock::now() < end {
-        while let Some(mut plan) = pool.pop() {
+        while ring.stats().datagrams_sent < ring.stats().datagrams_received + ahead_max {
+            let Some(mut plan) = pool.pop() else { break };
             plan.reset();
             plan.peer = to;
             for segment in 0..segments {

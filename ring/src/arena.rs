@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 
+mod donor;
 mod host;
 
 /// The largest range that can be one registered buffer (measured on Linux 6.18: 1 GiB is taken, 4 KiB more is `EFAULT`).
@@ -156,6 +157,8 @@ pub enum ArenaError {
 /// The shared memory. Threads share it in an `Arc`; each ring keeps one as long as the kernel may use it.
 #[derive(Debug)]
 pub struct Arena {
+    /// The registration that rings clone; ahead of the mapping, so that it ends first.
+    donor: donor::Donor,
     map: MmapRaw,
     len: usize,
     backing: Backing,
@@ -180,7 +183,7 @@ impl Arena {
             match map(len, backing) {
                 Ok(map) => {
                     report(config, backing, first_failure.as_ref());
-                    return Ok(Arena { map, len, backing });
+                    return Ok(Arena { donor: donor::Donor::default(), map, len, backing });
                 }
                 Err(error) if backing == Backing::Plain => return Err(give_up(bytes, error)),
                 Err(error) => first_failure = first_failure.or(Some((backing, error))),
@@ -259,8 +262,22 @@ impl Arena {
         offset.checked_add(len).is_some_and(|end| end <= self.len)
     }
 
+    /// Registers the arena with a ring, as buffers 0, 1, … of one piece each.
+    ///
+    /// # Safety
+    /// The arena must outlive every operation of that ring.
+    pub(crate) unsafe fn register_with(&self, ring: &io_uring::Submitter<'_>) -> io::Result<()> {
+        if self.donor.lend(self, ring) {
+            return Ok(());
+        }
+        let pieces: Vec<_> = self.pieces().collect();
+        // SAFETY: the pieces are inside the mapping, which the caller keeps for as long as the ring has operations; the
+        // kernel pins its pages besides.
+        unsafe { ring.register_buffers(&pieces) }
+    }
+
     /// The ranges to register as fixed buffers: piece `i` begins at `i * PIECE_BYTES`.
-    pub(crate) fn pieces(&self) -> impl ExactSizeIterator<Item = libc::iovec> {
+    fn pieces(&self) -> impl ExactSizeIterator<Item = libc::iovec> {
         (0..self.len.div_ceil(PIECE_BYTES)).map(|piece| {
             let offset = piece * PIECE_BYTES;
             let len = PIECE_BYTES.min(self.len - offset);

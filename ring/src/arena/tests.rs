@@ -81,3 +81,26 @@ fn candidates_end_with_plain_pages() {
     assert_eq!(candidates(HugePages::Auto, 2 * ONE_GIB).next(), Some(Backing::OneGiB));
     assert_eq!(candidates(HugePages::Auto, ONE_GIB + 1).next(), Some(Backing::TwoMiB));
 }
+
+#[test]
+fn rings_share_one_registration_across_threads() {
+    if !crate::Features::probe().registered_buffers {
+        eprintln!("SKIPPED: needs registered buffers");
+        return;
+    }
+    let arena = std::sync::Arc::new(arena(1 << 20, HugePages::Off));
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let arena = std::sync::Arc::clone(&arena);
+            std::thread::spawn(move || {
+                let ring = crate::Ring::new(&crate::RingConfig::default(), Some(arena)).unwrap();
+                assert!(ring.features().registered_buffers);
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let ring = io_uring::IoUring::new(1).unwrap();
+    if !arena.donor.lend(&arena, &ring.submitter()) {
+        eprintln!("SKIPPED: this kernel clones no registrations, every ring made its own");
+    }
+}

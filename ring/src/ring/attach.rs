@@ -21,10 +21,8 @@ impl Ring {
         if self.features.registered_buffers
             && let Some(arena) = &self.owned.arena
         {
-            let pieces: Vec<_> = arena.pieces().collect();
-            // SAFETY: the pieces are inside the arena's mapping. `owned` keeps the arena until every operation is over
-            // (or for ever, see drain.rs), and the kernel has pinned the pages besides.
-            let made = unsafe { self.queues.submitter().register_buffers(&pieces) };
+            // SAFETY: `owned` keeps the arena until every operation is over (or for ever, see drain.rs).
+            let made = unsafe { arena.register_with(self.queues.submitter()) };
             self.features.registered_buffers = kept("registered_buffers", &made);
         }
         if let Some((address, entries)) = self.owned.receives.buffer_ring() {

@@ -132,13 +132,14 @@ impl Ring {
         if truncated && payload_bytes == 0 {
             return None;
         }
+        let segment_bytes = u16::try_from(segment).ok()?;
         self.stats.trains_received += 1;
         self.stats.datagrams_received += payload_bytes.div_ceil(segment.max(1)).max(1) as u64;
         self.stats.bytes_received += payload_bytes as u64;
         Some(Received {
             ring: self.id,
             buffer,
-            segment_bytes: u16::try_from(segment).expect("a datagram is shorter than 64 KiB"),
+            segment_bytes,
             payload_bytes: u32::try_from(payload_bytes).expect("a train is shorter than a buffer"),
             interface: reported.interface,
             socket,
