@@ -9,7 +9,7 @@ pub const UNIT_BYTES: u64 = 4096;
 pub const SECTOR_BYTES: u64 = 512;
 
 /// The piece of an image that carries its own hash: 64 chunks of BLAKE3, a whole subtree.
-/// Chosen, not derived: hashing 64 KiB costs 14 to 20 µs on one core (measured: benches/cost.rs),
+/// Chosen, not derived: hashing 64 KiB costs 14 to 20 µs on an idle core (measured: benches/cost),
 /// small beside the disk read it follows; the hashes cost 512 MiB of memory per TiB of image.
 pub const VERIFY_BLOCK_BYTES: u64 = 64 * 1024;
 

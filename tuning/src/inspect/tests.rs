@@ -12,50 +12,52 @@ fn root(files: &[(&str, &str)]) -> TempDir {
     root
 }
 
-#[test]
-fn a_whole_host_is_read() {
-    let root = root(&[
-        ("proc/sys/kernel/osrelease", "6.12.0-test\n"),
-        ("proc/sys/kernel/io_uring_disabled", "0\n"),
-        ("sys/devices/system/cpu/online", "0-2,8\n"),
-        ("sys/devices/system/cpu/cpufreq/policy10/scaling_governor", "powersave\n"),
-        ("sys/devices/system/cpu/cpufreq/policy2/scaling_governor", "schedutil\n"),
-        (
-            "sys/devices/system/cpu/cpufreq/policy2/scaling_available_governors",
-            "performance schedutil\n",
-        ),
-        ("proc/meminfo", "MemTotal:       16384 kB\nMemAvailable:    8192 kB\n"),
-        ("sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", "0\n"),
-        ("sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages", "0\n"),
-        ("sys/kernel/mm/hugepages/hugepages-1048576kB/resv_hugepages", "0\n"),
-        ("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "8\n"),
-        ("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "7\n"),
-        ("sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages", "1\n"),
-        ("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
-        ("proc/self/limits", "Limit  Soft  Hard\nMax locked memory  8388608  unlimited  bytes\n"),
-        ("proc/sys/net/core/rmem_max", "212992\n"),
-        ("proc/sys/net/core/wmem_max", "4194304\n"),
-        ("sys/class/net/eth0/device/vendor", ""),
-        ("sys/class/net/eth0/mtu", "9000\n"),
-        ("sys/class/net/eth0/speed", "10000\n"),
-        ("sys/class/net/eth0/operstate", "up\n"),
-        ("sys/class/net/eth0/queues/rx-0/x", ""),
-        ("sys/class/net/eth0/queues/rx-1/x", ""),
-        ("sys/class/net/eth0/queues/tx-0/x", ""),
-        ("sys/class/net/eth1/device/vendor", ""),
-        ("sys/class/net/eth1/speed", "-1\n"),
-        ("sys/class/net/lo/mtu", "65536\n"),
-        ("sys/block/nvme0n1/device/x", ""),
-        ("sys/block/nvme0n1/queue/scheduler", "none [mq-deadline]\n"),
-        ("sys/block/nvme0n1/queue/read_ahead_kb", "128\n"),
-        ("sys/block/nvme0n1/queue/rotational", "0\n"),
-        ("sys/block/sda/device/x", ""),
-        ("sys/block/sda/queue/scheduler", "none\n"),
-        ("sys/block/sda/queue/rotational", "1\n"),
-        ("sys/block/loop0/queue/scheduler", "[none]\n"),
-    ]);
+/// The files of a whole host.
+const HOST: &[(&str, &str)] = &[
+    ("proc/sys/kernel/osrelease", "6.12.0-test\n"),
+    ("proc/sys/kernel/io_uring_disabled", "0\n"),
+    ("sys/devices/system/cpu/online", "0-2,8\n"),
+    ("sys/devices/system/cpu/cpufreq/policy10/scaling_governor", "powersave\n"),
+    ("sys/devices/system/cpu/cpufreq/policy2/scaling_governor", "schedutil\n"),
+    (
+        "sys/devices/system/cpu/cpufreq/policy2/scaling_available_governors",
+        "performance schedutil\n",
+    ),
+    ("proc/meminfo", "MemTotal:       16384 kB\nMemAvailable:    8192 kB\n"),
+    ("sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", "0\n"),
+    ("sys/kernel/mm/hugepages/hugepages-1048576kB/free_hugepages", "0\n"),
+    ("sys/kernel/mm/hugepages/hugepages-1048576kB/resv_hugepages", "0\n"),
+    ("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "8\n"),
+    ("sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages", "7\n"),
+    ("sys/kernel/mm/hugepages/hugepages-2048kB/resv_hugepages", "1\n"),
+    ("sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never\n"),
+    ("proc/self/limits", "Limit  Soft  Hard\nMax locked memory  8388608  unlimited  bytes\n"),
+    ("proc/sys/net/core/rmem_max", "212992\n"),
+    ("proc/sys/net/core/wmem_max", "4194304\n"),
+    ("sys/class/net/eth0/device/vendor", ""),
+    ("sys/class/net/eth0/mtu", "9000\n"),
+    ("sys/class/net/eth0/speed", "10000\n"),
+    ("sys/class/net/eth0/operstate", "up\n"),
+    ("sys/class/net/eth0/queues/rx-0/x", ""),
+    ("sys/class/net/eth0/queues/rx-1/x", ""),
+    ("sys/class/net/eth0/queues/tx-0/x", ""),
+    ("sys/class/net/eth1/device/vendor", ""),
+    ("sys/class/net/eth1/speed", "-1\n"),
+    ("sys/class/net/lo/mtu", "65536\n"),
+    ("sys/block/nvme0n1/device/x", ""),
+    ("sys/block/nvme0n1/queue/scheduler", "none [mq-deadline]\n"),
+    ("sys/block/nvme0n1/queue/read_ahead_kb", "128\n"),
+    ("sys/block/nvme0n1/queue/rotational", "0\n"),
+    ("sys/block/sda/device/x", ""),
+    ("sys/block/sda/queue/scheduler", "none\n"),
+    ("sys/block/sda/queue/rotational", "1\n"),
+    ("sys/block/loop0/queue/scheduler", "[none]\n"),
+];
+
+/// What is to be read from them.
+fn host() -> Facts {
     let text = |list: &[&str]| list.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-    let expected = Facts {
+    Facts {
         kernel_release: Some("6.12.0-test".into()),
         io_uring_disabled: Some(0),
         cores_online: Some(4),
@@ -112,9 +114,14 @@ fn a_whole_host_is_read() {
             },
         ],
         unread: vec![],
-    };
+    }
+}
+
+#[test]
+fn a_whole_host_is_read() {
+    let root = root(HOST);
     let facts = inspect(root.path());
-    assert_eq!(facts, expected);
+    assert_eq!(facts, host());
     let json = serde_json::to_string(&facts).unwrap();
     assert_eq!(serde_json::from_str::<Facts>(&json).unwrap(), facts, "JSON goes both ways");
 }

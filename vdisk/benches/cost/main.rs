@@ -1,7 +1,8 @@
 //! What the crate's hot and long operations cost on this host. Run: `cargo bench -p
 //! diskstream-vdisk`. Plain numbers, no statistics: enough to see a factor, not a percent.
-#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+mod clock;
 
+use clock::time;
 use diskstream_vdisk::{
     BlockHashes, FlatMapBuilder, ImageMap, OpenOptions, SidecarUse, UNIT_BYTES, Vdisk,
 };
@@ -9,19 +10,18 @@ use std::fs::File;
 use std::hint::black_box;
 use std::io::Write;
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Duration;
 
 /// Time per call, over about a second.
 fn per_call(mut call: impl FnMut()) -> Duration {
     let mut calls = 0;
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(1) {
-        for _ in 0..16 {
-            call();
-        }
-        calls += 16;
+    let mut spent = Duration::ZERO;
+    while spent < Duration::from_secs(1) {
+        spent += time(|| (0..1024).for_each(|_| call()));
+        calls += 1024;
     }
-    start.elapsed() / calls
+    spent / calls
 }
 
 fn verify() {
@@ -29,8 +29,8 @@ fn verify() {
     let hashes = BlockHashes::of(&content);
     for blocks in [1, 4, 16] {
         let part = &content[..blocks * 65536];
-        let time = per_call(|| assert!(black_box(hashes.verify(0, black_box(part))).is_match()));
-        println!("verify {:>5} KiB: {time:?}", blocks * 64);
+        let spent = per_call(|| assert!(black_box(hashes.verify(0, black_box(part))).is_match()));
+        println!("verify {:>5} KiB: {spent:?}", blocks * 64);
     }
 }
 
@@ -42,13 +42,13 @@ fn map() {
         }
         let map = builder.finish();
         let mut at = 0;
-        let time = per_call(|| {
+        let spent = per_call(|| {
             at = (at + 7919 * UNIT_BYTES) % map.size_bytes();
             map.visit(at, 4 * UNIT_BYTES, &mut |extent| {
                 black_box(extent);
             });
         });
-        println!("map 16 KiB among {runs:>7} runs: {time:?}");
+        println!("map 16 KiB among {runs:>7} runs: {spent:?}");
     }
 }
 
@@ -68,17 +68,19 @@ fn open() {
             hash_threads: NonZeroUsize::new(threads),
             ..OpenOptions::default()
         };
-        let start = Instant::now();
-        black_box(Vdisk::open(&path, &options).expect("opens"));
-        let time = start.elapsed();
-        let rate = f64::from(MIB) / time.as_secs_f64();
-        println!("open and hash 1 GiB, {threads} threads: {time:?}, {rate:.0} MiB/s");
+        let spent = open_time(&path, &options);
+        let rate = f64::from(MIB) / spent.as_secs_f64();
+        println!("open and hash 1 GiB, {threads} threads: {spent:?}, {rate:.0} MiB/s");
     }
     File::create(&path).and_then(|file| file.set_len(64 << 30)).expect("a sparse image");
     let options = OpenOptions { sidecar: SidecarUse::Off, ..OpenOptions::default() };
-    let start = Instant::now();
-    black_box(Vdisk::open(&path, &options).expect("opens"));
-    println!("open and hash 64 GiB of hole: {:?}", start.elapsed());
+    println!("open and hash 64 GiB of hole: {:?}", open_time(&path, &options));
+}
+
+fn open_time(path: &Path, options: &OpenOptions) -> Duration {
+    time(|| {
+        black_box(Vdisk::open(path, options).expect("opens"));
+    })
 }
 
 fn main() {
