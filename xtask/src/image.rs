@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use crate::runner::Job;
-use crate::{clock, proc};
+use crate::{clock, install, proc};
 
 /// Bytes that no compressor shortens, from a seed (SplitMix64).
 #[derive(Debug)]
@@ -106,8 +106,17 @@ fn write_chunk(
 
 /// The SHA-256 of a file, in hexadecimal.
 pub fn sha256(job: &mut Job<'_>, path: &Path) -> anyhow::Result<String> {
-    let text = job.run(proc::command("sha256sum").arg("-b").arg(path), Duration::from_mins(5))?;
-    text.split_whitespace().next().map(str::to_owned).context("sha256sum said nothing")
+    // openssl uses the processor's SHA instructions: 0.7 s a GiB where coreutils needs 4.8 s (both measured).
+    let mut command = if install::find("openssl").is_some() {
+        let mut openssl = proc::command("openssl");
+        openssl.args(["dgst", "-sha256", "-r"]);
+        openssl
+    } else {
+        proc::command("sha256sum")
+    };
+    let text = job.run(command.arg(path), Duration::from_mins(5))?;
+    let sum = text.split_whitespace().next().filter(|sum| sum.len() == 64);
+    sum.map(str::to_owned).with_context(|| format!("no SHA-256 in: {text}"))
 }
 
 #[cfg(test)]

@@ -15,20 +15,24 @@ use crate::clock;
 
 /// A log that a step and the readers of its children write to.
 #[derive(Clone, Debug)]
-pub struct Log(Arc<Mutex<File>>);
+pub struct Log {
+    file: Arc<Mutex<File>>,
+    began: Instant,
+}
 
 impl Log {
     /// An empty log at this path.
     pub fn create(path: &Path) -> anyhow::Result<Log> {
         let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
-        Ok(Log(Arc::new(Mutex::new(file))))
+        Ok(Log { file: Arc::new(Mutex::new(file)), began: clock::now() })
     }
 
-    /// Adds a line.
+    /// Adds a line, with the seconds since the log's beginning.
     pub fn line(&self, text: &str) {
-        let mut file = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let seconds = self.began.elapsed().as_secs_f64();
+        let mut file = self.file.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         // A log that cannot be written must not change the result of what is logged.
-        let _ = writeln!(file, "{text}");
+        let _ = writeln!(file, "{seconds:8.2} {text}");
     }
 }
 

@@ -296,7 +296,7 @@ fn report(ctx: &Ctx, row: &Row) {
             let text = String::from_utf8_lossy(&text);
             let lines: Vec<_> = text.lines().collect();
             // What failed inside the step first: it may lie far above the end.
-            for line in lines.iter().filter(|l| l.starts_with("---") && l.contains(": FAILED")) {
+            for line in lines.iter().filter(|l| l.contains(" --- ") && l.contains(": FAILED")) {
                 println!("        | {line}");
             }
             for line in &lines[lines.len().saturating_sub(60)..] {

@@ -96,7 +96,7 @@ fn script() -> String {
             script.push_str("flush\n");
         }
     }
-    // The very last sectors, where a unit is cut short, are written as well.
+    // The very last sectors too, where the image ends inside a 4 KiB unit.
     writeln!(script, "write -P 77 {} 1536", SMALL_BYTES - 1536).expect("a String takes any text");
     script.push_str("flush\nquit\n");
     script
@@ -107,6 +107,8 @@ fn write_all(job: &mut Job<'_>, script: &str, target: &str) -> anyhow::Result<()
     command.args(["-f", "raw", target]);
     let mut qemu_io = proc::Proc::start(&mut command, "qemu-io", &job.log)?;
     qemu_io.type_in(script)?;
+    // It waits for its standard input to become readable even while lines lie in its own buffer; the end of it wakes it.
+    qemu_io.close_stdin();
     let status = qemu_io.wait_exit(WITHIN)?;
     let text = qemu_io.text();
     anyhow::ensure!(status.success(), "qemu-io on {target}: {status}");
