@@ -25,6 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     if let Message::LoginTransfer(transfer) = decoded.message {
-        let _ = (transfer.vdisk.as_str(), transfer.device_name.as_str(), transfer.node.socket_addr());
+        let _ =
+            (transfer.vdisk.as_str(), transfer.device_name.as_str(), transfer.node.socket_addr());
     }
 });
