@@ -220,6 +220,18 @@ impl Session {
         self.events.pop_front()
     }
 
+    /// Whether [`Session::poll_event`] has something.
+    #[must_use]
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Whether one of the device's open sessions has this tag: for drivers whose devices share a notice socket.
+    #[must_use]
+    pub fn has_tag(&self, tag: u64) -> bool {
+        self.paths.iter().flatten().any(|path| path.at.tag == tag)
+    }
+
     /// What the device is doing.
     #[must_use]
     pub fn state(&self) -> State {

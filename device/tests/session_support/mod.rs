@@ -1,7 +1,7 @@
 //! A scripted node, and a world in which a session meets several of them over a network that loses, delays, repeats and
 //! spoils datagrams. Nothing here shares code with the session but the wire.
 
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "test code, of which each program uses its part")]
 
 pub mod node;
 
