@@ -23,7 +23,7 @@ pub fn run(job: &mut Job<'_>) -> anyhow::Result<()> {
     job.need_tools(&["nbdcopy", "nbdinfo"])?;
     let image = large_image(job)?;
     let wanted = sha256(job, &image)?;
-    let scratch = Scratch::under(&job.ctx.images()?)?;
+    let scratch = Scratch::large(&job.ctx.images()?, LARGE_BYTES)?;
     let export = Export::start(job, Spec::plain(&image))?;
     job.check("nbdinfo tells the size", |job| size(job, &export));
     job.check("block status finds the holes", |job| holes(job, &export, &image));

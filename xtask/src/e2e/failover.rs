@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use super::export::{Export, Spec};
-use super::{http, large_image};
+use super::{LARGE_BYTES, http, large_image};
 use crate::image::sha256;
 use crate::proc::{self, Proc};
 use crate::runner::Job;
@@ -29,7 +29,7 @@ pub fn run(job: &mut Job<'_>) -> anyhow::Result<()> {
 }
 
 fn lose_a_node(job: &mut Job<'_>, image: &Path, wanted: &str, signal: &str) -> anyhow::Result<()> {
-    let scratch = Scratch::under(&job.ctx.images()?)?;
+    let scratch = Scratch::large(&job.ctx.images()?, LARGE_BYTES)?;
     let out = scratch.path("copy.img");
     let mut export = Export::start(job, Spec { nodes: 2, ..Spec::plain(image) })?;
     let mut command = proc::command("nbdcopy");

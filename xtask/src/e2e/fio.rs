@@ -7,6 +7,7 @@ use super::{SEED, small_image};
 use crate::image::sha256;
 use crate::proc;
 use crate::runner::{Job, skip};
+use crate::scratch::Scratch;
 
 /// A job of fio: a name and its own flags. Every job writes, then reads back and checks what it wrote.
 const JOBS: &[(&str, &[&str])] = &[
@@ -33,7 +34,7 @@ pub fn run(job: &mut Job<'_>) -> anyhow::Result<()> {
         export.finish()
     });
     job.check("write cache that overflows into a file", |job| {
-        let scratch = crate::scratch::Scratch::under(&job.ctx.images()?)?;
+        let scratch = Scratch::under(&job.ctx.images()?)?;
         let cache = format!("ram:8M,overflow:{}", scratch.path("overflow").display());
         let export = Export::start(job, Spec { write_cache: &cache, ..Spec::plain(&image) })?;
         run_jobs(job, &export, &[&JOBS[0], &JOBS[1]])?;

@@ -20,7 +20,7 @@ pub fn run(job: &mut Job<'_>) -> anyhow::Result<()> {
     job.need_tools(&["qemu-img", "qemu-io"])?;
     let image = small_image(job)?;
     let before = sha256(job, &image)?;
-    let scratch = Scratch::under(&job.ctx.images()?)?;
+    let scratch = Scratch::large(&job.ctx.images()?, SMALL_BYTES)?;
     job.check("qemu-img compare, read-only export", |job| {
         let export = Export::start(job, Spec::plain(&image))?;
         compare(job, &image, &export)?;
