@@ -35,11 +35,9 @@ mod model;
 #[cfg(test)]
 mod tests;
 
-#[cfg(not(loom))]
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-#[cfg(not(loom))]
 use diskstream_ring::Arena;
 use diskstream_wire::limits::UNIT_BYTES;
 
@@ -167,7 +165,6 @@ impl Cache {
     ///
     /// # Errors
     /// [`CacheError`] when the block size or the number of blocks is impossible.
-    #[cfg(not(loom))]
     pub fn new(arena: Arc<Arena>, block_bytes: usize) -> Result<Cache, CacheError> {
         let arena_bytes = arena.len();
         if !block_bytes.is_power_of_two()
@@ -180,12 +177,7 @@ impl Cache {
         if frames == 0 || u32::try_from(frames + 1).is_err() {
             return Err(CacheError::Frames { arena_bytes, block_bytes });
         }
-        Ok(Cache::build(Memory::new(arena, block_bytes), frames, block_bytes))
-    }
-
-    #[cfg(loom)]
-    pub(crate) fn model(frames: usize, block_bytes: usize) -> Cache {
-        Cache::build(Memory::new(frames, block_bytes), frames, block_bytes)
+        Ok(Cache::build(Memory::new(arena, frames, block_bytes), frames, block_bytes))
     }
 
     fn build(memory: Memory, frames: usize, block_bytes: usize) -> Cache {

@@ -8,6 +8,8 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
+use diskstream_ring::{ArenaConfig, HugePages};
+
 use super::*;
 
 const A: BlockKey = BlockKey { generation: 1, block: 1 };
@@ -16,10 +18,15 @@ const C: BlockKey = BlockKey { generation: 2, block: 1 };
 
 /// Explores with at most `preemptions` of them, unless `LOOM_MAX_PREEMPTIONS` says otherwise. Most faults of lock-free code
 /// show with two (Musuvathi and Qadeer, PLDI 2007); three threads with two take longer than a CI run may (measured: minutes).
-fn check(preemptions: usize, model: impl Fn() + Sync + Send + 'static) {
+fn check(preemptions: usize, frames: usize, model: impl Fn(Arc<Cache>) + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
-    builder.check(model);
+    // Gives the size only: the model's bytes are watched cells.
+    let config = ArenaConfig { bytes: frames * UNIT_BYTES, huge_pages: HugePages::Off };
+    let arena = std::sync::Arc::new(Arena::new(&config).expect("some pages"));
+    builder.check(move || {
+        model(Arc::new(Cache::new(arena.clone(), UNIT_BYTES).expect("whole frames")));
+    });
 }
 
 fn stamp(key: BlockKey) -> u8 {
@@ -61,8 +68,7 @@ fn settled(cache: &Cache) {
 
 #[test]
 fn loom_one_load_and_no_lost_wake_up() {
-    check(2, || {
-        let cache = Arc::new(Cache::model(2, UNIT_BYTES));
+    check(2, 2, |cache| {
         let woken = Arc::new(AtomicU64::new(0));
         let threads: Vec<_> = (0..2u16)
             .map(|shard| {
@@ -86,8 +92,7 @@ fn loom_one_load_and_no_lost_wake_up() {
 
 #[test]
 fn loom_a_failed_load_wakes_and_is_forgotten() {
-    check(2, || {
-        let cache = Arc::new(Cache::model(1, UNIT_BYTES));
+    check(2, 1, |cache| {
         let Lookup::Load(ticket) = cache.lookup(A, 0) else { panic!("an empty cache") };
         let other = {
             let cache = cache.clone();
@@ -102,8 +107,7 @@ fn loom_a_failed_load_wakes_and_is_forgotten() {
 
 #[test]
 fn loom_a_pinned_frame_is_never_reused() {
-    check(2, || {
-        let cache = Arc::new(Cache::model(1, UNIT_BYTES));
+    check(2, 1, |cache| {
         let (owes, _) = read(&cache, A, 0);
         assert_eq!(owes, 0);
         let reader = {
@@ -138,8 +142,7 @@ fn lookup_without_load(cache: &Cache, key: BlockKey) -> Lookup {
 
 #[test]
 fn loom_two_misses_share_the_frames() {
-    check(2, || {
-        let cache = Arc::new(Cache::model(2, UNIT_BYTES));
+    check(2, 2, |cache| {
         read(&cache, A, 0);
         read(&cache, B, 0);
         let other = {
@@ -155,8 +158,7 @@ fn loom_two_misses_share_the_frames() {
 
 #[test]
 fn loom_three_shards_on_one_frame() {
-    check(1, || {
-        let cache = Arc::new(Cache::model(1, UNIT_BYTES));
+    check(1, 1, |cache| {
         let threads: Vec<_> = [A, C]
             .into_iter()
             .zip(1u16..)
@@ -177,8 +179,7 @@ fn loom_three_shards_on_one_frame() {
 
 #[test]
 fn loom_forgetting_while_it_is_read() {
-    check(2, || {
-        let cache = Arc::new(Cache::model(2, UNIT_BYTES));
+    check(2, 2, |cache| {
         read(&cache, A, 0);
         let other = {
             let cache = cache.clone();

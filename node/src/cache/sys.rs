@@ -15,7 +15,11 @@ mod imp {
     }
 
     impl Memory {
-        pub(in crate::cache) fn new(arena: Arc<Arena>, block_bytes: usize) -> Memory {
+        pub(in crate::cache) fn new(
+            arena: Arc<Arena>,
+            _frames: usize,
+            block_bytes: usize,
+        ) -> Memory {
             Memory { arena, block_bytes }
         }
 
@@ -46,11 +50,14 @@ mod imp {
 
 #[cfg(loom)]
 mod imp {
+    use std::sync::Arc;
+
+    use diskstream_ring::Arena;
     use loom::cell::UnsafeCell;
 
     use super::{LoadTicket, Pin};
 
-    /// Frames whose accesses the model checker watches: an overlap of a write with any access fails the model.
+    /// Not the arena's bytes, but as many frames whose accesses the model checker watches: an overlap of a write with any access fails the model.
     pub(in crate::cache) struct Memory {
         frames: Vec<UnsafeCell<Box<[u8]>>>,
     }
@@ -60,7 +67,7 @@ mod imp {
     unsafe impl Sync for Memory {}
 
     impl Memory {
-        pub(in crate::cache) fn new(frames: usize, block_bytes: usize) -> Memory {
+        pub(in crate::cache) fn new(_: Arc<Arena>, frames: usize, block_bytes: usize) -> Memory {
             let frame = || UnsafeCell::new(vec![0u8; block_bytes].into_boxed_slice());
             Memory { frames: (0..frames).map(|_| frame()).collect() }
         }
