@@ -182,7 +182,14 @@ fn fio_verifies_random_writes() {
     let dir = tempfile::tempdir().unwrap();
     let export = cached(&image(32 * MIB), 4 << 20, Some(&dir.path().join("overflow")));
     let uri = format!("--uri={}", export.uri());
-    let common = ["--ioengine=nbd", &uri, "--size=32m", "--verify=crc32c", "--iodepth=32"];
+    let common = [
+        "--ioengine=nbd",
+        &uri,
+        "--size=32m",
+        "--verify=crc32c",
+        "--iodepth=32",
+        "--verify_state_save=0",
+    ];
     for shape in [
         &[
             "--name=mixed",

@@ -15,6 +15,11 @@ macro_rules! counters {
                 // Relaxed: each is a number for people, nothing is published through them.
                 vec![$((stringify!($name), $help, self.$name.load(Ordering::Relaxed)),)*]
             }
+
+            /// For `status`: one number for each name.
+            pub fn json(&self) -> serde_json::Value {
+                self.snapshot().into_iter().map(|(name, _, value)| (name, value)).collect()
+            }
         }
     };
 }

@@ -10,7 +10,9 @@ use super::request::{Payload, Read, ReadPiece, Write, WritePiece};
 use super::state::{Actions, BaseRead, Job, Kind, Op, State, UNIT};
 use super::table::{GROUP_UNITS, SLOTS_MAX};
 use super::worker::{self, Task};
-use crate::front::disk::{Disk, WriteDone, WriteFailure, WriteRequest, ZeroMode, ZeroRequest};
+use crate::front::disk::{
+    Disk, ReadOnlyDisk, WriteDone, WriteFailure, WriteRequest, ZeroMode, ZeroRequest,
+};
 use crate::front::source::{
     BlockSource, Done, Extent, ExtentsDone, ExtentsRequest, ReadFailure, ReadRequest, UNIT_BYTES,
     check_range, push_extent,
@@ -25,6 +27,32 @@ const EXTENTS_BYTES_MAX: u64 = 256 << 20;
 pub struct WriteCache {
     inner: Arc<Inner>,
     config: WriteCacheConfig,
+}
+
+/// What [`open`] gives.
+pub struct OpenedDisk {
+    /// The disk to export.
+    pub disk: Arc<dyn Disk>,
+    /// How full its cache is; `None` for a read-only disk.
+    pub fill: Option<Arc<Fill>>,
+}
+
+/// The disk that `config` declares over `base`.
+///
+/// # Errors
+/// [`OverflowError`] when the overflow file cannot be used; nothing else is tried in its place.
+pub fn open(
+    config: &WriteCacheConfig,
+    base: Arc<dyn BlockSource>,
+) -> Result<OpenedDisk, OverflowError> {
+    match config {
+        WriteCacheConfig::None => Ok(OpenedDisk { disk: Arc::new(ReadOnlyDisk(base)), fill: None }),
+        WriteCacheConfig::Ram { ram_bytes, overflow } => {
+            let cache = WriteCache::new(base, *ram_bytes, overflow.clone())?;
+            let fill = Some(cache.fill());
+            Ok(OpenedDisk { disk: Arc::new(cache), fill })
+        }
+    }
 }
 
 pub(super) struct Inner {

@@ -60,6 +60,23 @@ impl FillSnapshot {
     }
 }
 
+impl FillSnapshot {
+    /// For `status`: bytes, counts, and the fill in percent.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::json!({
+            "used_bytes": self.used_bytes(),
+            "capacity_bytes": self.capacity_bytes(),
+            "percent": self.percent(),
+            "ram_bytes": self.ram_bytes,
+            "ram_capacity_bytes": self.ram_capacity_bytes,
+            "overflow_bytes": self.overflow_bytes,
+            "overflow_capacity_bytes": self.overflow_capacity_bytes,
+            "writes_refused_total": self.writes_refused,
+            "overflow_errors_total": self.overflow_errors,
+        })
+    }
+}
+
 impl Fill {
     /// The values now.
     pub fn snapshot(&self) -> FillSnapshot {
@@ -148,5 +165,28 @@ impl Fill {
         tracing::error!(
             "the write cache's overflow file failed: {error}; check its disk, then reboot the device"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_rise_once_and_rearm_below() {
+        let fill = Fill::default();
+        fill.set_capacity(1000, 0);
+        let level = || fill.level.load(Ordering::Relaxed);
+        for (used, expected) in
+            [(790, 0), (800, 1), (780, 1), (949, 1), (960, 2), (910, 2), (890, 1), (740, 0)]
+        {
+            fill.update(used, 0);
+            assert_eq!(level(), expected, "at {used}");
+        }
+        fill.refuse(&"test");
+        fill.update(2000, 0);
+        let snapshot = fill.snapshot();
+        assert_eq!((snapshot.percent(), snapshot.writes_refused), (100, 1));
+        assert_eq!(snapshot.json()["writes_refused_total"], 1);
     }
 }

@@ -20,7 +20,7 @@ mod state;
 mod table;
 mod worker;
 
-pub use cache::WriteCache;
+pub use cache::{OpenedDisk, WriteCache, open};
 pub use config::{RAM_BYTES_MAX, RAM_BYTES_MIN, WriteCacheConfig, WriteCacheConfigError};
 pub use fill::{Fill, FillSnapshot};
 pub use overflow::OverflowError;
