@@ -29,13 +29,8 @@ pub struct WriteCache {
     config: WriteCacheConfig,
 }
 
-/// What [`open`] gives.
-pub struct OpenedDisk {
-    /// The disk to export.
-    pub disk: Arc<dyn Disk>,
-    /// How full its cache is; `None` for a read-only disk.
-    pub fill: Option<Arc<Fill>>,
-}
+/// The disk to export, and how full its cache is: `None` for a read-only disk.
+pub type OpenedDisk = (Arc<dyn Disk>, Option<Arc<Fill>>);
 
 /// The disk that `config` declares over `base`.
 ///
@@ -46,11 +41,11 @@ pub fn open(
     base: Arc<dyn BlockSource>,
 ) -> Result<OpenedDisk, OverflowError> {
     match config {
-        WriteCacheConfig::None => Ok(OpenedDisk { disk: Arc::new(ReadOnlyDisk(base)), fill: None }),
+        WriteCacheConfig::None => Ok((Arc::new(ReadOnlyDisk(base)), None)),
         WriteCacheConfig::Ram { ram_bytes, overflow } => {
             let cache = WriteCache::new(base, *ram_bytes, overflow.clone())?;
             let fill = Some(cache.fill());
-            Ok(OpenedDisk { disk: Arc::new(cache), fill })
+            Ok((Arc::new(cache), fill))
         }
     }
 }
