@@ -1,2 +1,32 @@
-//! Being built.
-fn main() {}
+//! `diskstream-device`: attach to a vDisk and export it as a block device; tell how a device fares.
+#![deny(unsafe_code)]
+
+mod attach;
+mod cli;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let arguments = cli::Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let result = match arguments.command {
+        cli::Command::Attach(attach) => {
+            // First of all: it starts the program anew.
+            let spared = if attach.root_storage { attach::spare() } else { Ok(()) };
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            spared.and_then(|()| attach::run(&attach))
+        }
+        cli::Command::Status(status) => show::run(&status),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("diskstream-device: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -325,7 +325,7 @@ fn five_percent_loss_and_jitter_for_a_minute_move_nobody() {
     world.set_network(move |_, _| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let jitter = Nanos::from_micros((state >> 20) % 20_000);
-        if (state >> 33) % 20 == 0 { Fate::Drop } else { Fate::Late(jitter) }
+        if (state >> 33).is_multiple_of(20) { Fate::Drop } else { Fate::Late(jitter) }
     });
     keep_reading(&mut world, Nanos::from_secs(60));
     assert_eq!(world.session.counters().moves, 0);

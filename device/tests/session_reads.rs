@@ -174,7 +174,7 @@ fn heavy_loss_both_ways_still_completes_every_read_without_a_move() {
         world.set_network(move |_, _| {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let jitter = Nanos::from_micros((state >> 20) % 20_000);
-            if (state >> 33) % 20 == 0 { Fate::Drop } else { Fate::Late(jitter) }
+            if (state >> 33).is_multiple_of(20) { Fate::Drop } else { Fate::Late(jitter) }
         });
         for i in 0..60 {
             world.read(i * 4096, 4096, Nanos::from_secs(5));
