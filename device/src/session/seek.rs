@@ -32,6 +32,7 @@ use super::steps::{Progress, Steps};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
     pub content_id: ContentId,
+    pub size_bytes: u64,
     pub device_name: Text<32>,
     pub capabilities: Capabilities,
     pub pinned: bool,

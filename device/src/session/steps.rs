@@ -329,6 +329,7 @@ impl Steps {
         context.nodes.admit(node, list.into_iter(), ticket, lives, now);
         *context.admission = Some(Admission {
             content_id: m.content_id,
+            size_bytes: m.size_bytes,
             device_name: m.device_name,
             capabilities: m.capabilities,
             pinned: m.policy & 1 != 0,
@@ -356,6 +357,13 @@ impl Steps {
         };
         if expected.is_some_and(|expected| expected != m.content_id) {
             return self.wrong_content(context, m.content_id, now);
+        }
+        let size = context.disk.map(|disk| disk.size_bytes);
+        let size = size.or(context.admission.map(|admission| admission.size_bytes));
+        if size.is_some_and(|size| size != m.size_bytes) {
+            // Equal contents have equal sizes: these bytes were spoilt on their way.
+            context.counters.implausible += 1;
+            return;
         }
         self.info = *m;
         self.read_id = context.random.id();

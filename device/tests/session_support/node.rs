@@ -208,7 +208,11 @@ impl Node {
                 self.reply(out, at, from, Message::LoginPortReply(reply), &[]);
             }
             Message::LoginStart(m) => {
-                assert_eq!(m.cookie, [7; 16], "the cookie comes back");
+                if m.cookie != [7; 16] {
+                    let reason = RejectReason::BadProof;
+                    let reject = LoginReject { tag: m.tag, reason, ..Default::default() };
+                    return self.reply(out, at, from, Message::LoginReject(reject), &[]);
+                }
                 self.last_start = Some((m, tail.to_vec()));
                 if let Some(refusal) = self.refusal(m.tag) {
                     return self.reply(out, at, from, refusal, &[]);
