@@ -15,7 +15,7 @@
 //! | part | decides |
 //! |---|---|
 //! | [`login`], [`start`] | who is let in, where to, and what a session may do |
-//! | [`read`], [`load`] | what a read gets: bytes, a mark, an error, or a sign of life; one disk read for each block |
+//! | [`read`], [`load`], [`wake`] | what a read gets: bytes, a mark, an error, or a sign of life; one disk read for each block |
 //! | [`serve`] | whose turn it is, and what shares a send |
 //! | [`keep`], [`drain`] | how sessions live, move and end |
 //! | [`invariants`] | what must be true between turns |
@@ -39,6 +39,8 @@ mod serve;
 mod session;
 mod shared;
 mod start;
+mod wake;
+mod work;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -48,8 +50,7 @@ use diskstream_ring::{LocalAddr, SendPlan};
 use diskstream_wire::limits::CONTROL_BYTES_MAX;
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{
-    Capabilities, CloseReason, Flags, FragmentSize, Kind, LoginKind, Mac, Message, Read, Refusal,
-    UnknownSession,
+    Capabilities, Flags, FragmentSize, Kind, LoginKind, Mac, Message, Read, Refusal, UnknownSession,
 };
 
 pub use boot_slots::BootSlots;
@@ -66,9 +67,10 @@ pub use shared::{NodeShared, VdiskEntry, WallClock, endpoint_for};
 
 use drain::Drain;
 use flights::Flights;
-use jobs::{Jobs, NewJob, SESSION, Work};
+use jobs::Jobs;
 use random::Random;
 use session::{Phase, Sessions};
+use work::End;
 
 /// The UDP payload that every path is expected to carry: a fragment of 1376 bytes and its header.
 pub(crate) const USUAL_DATAGRAM_BYTES: u16 = 1452;
@@ -286,17 +288,17 @@ impl Shard {
         let tail = decoded.tail;
         match (asked.socket, decoded.message) {
             (SocketRole::Login, Message::LoginPortRequest(m)) => {
-                self.on_login_port(&m, asked, now, out)
+                self.on_login_port(&m, asked, now, out);
             }
             (SocketRole::Login, Message::LoginStart(m)) => {
-                self.on_login_start(&m, tail, asked, now, out)
+                self.on_login_start(&m, tail, asked, now, out);
             }
             (SocketRole::Login, Message::IoPortRequest(m)) => self.on_io_port(&m, asked, out),
             (SocketRole::Io, Message::IoServiceStart(m)) => {
-                self.on_start(&m, tail, asked, now, out)
+                self.on_start(&m, tail, asked, now, out);
             }
             (SocketRole::Io, Message::VdiskInfoRequest(m)) => {
-                self.on_vdisk_info(&m, asked, now, out)
+                self.on_vdisk_info(&m, asked, now, out);
             }
             (SocketRole::Io, Message::Handshake(m)) => self.on_handshake(&m, asked, now, out),
             (SocketRole::Io, Message::KeepAlive(m)) => self.on_keep_alive(&m, asked, now, out),
@@ -443,132 +445,6 @@ impl Shard {
             self.counters.events_dropped.inc();
         }
     }
-
-    /// Ends a session and everything that it has queued or waits for.
-    fn close(&mut self, index: u32, end: End, out: &mut Outbox) {
-        loop {
-            let session = self.sessions.get_mut(index);
-            let job =
-                if session.queue.is_empty() { session.waiting.head } else { session.queue.head };
-            if job == jobs::NONE {
-                break;
-            }
-            self.end_job(job);
-        }
-        if self.sessions.get(index).scheduled {
-            self.round.retain(|&scheduled| scheduled != index);
-        }
-        let session = self.sessions.remove(index);
-        // Its sends that are out are nobody's from here on.
-        self.bytes_out -= u64::from(session.inflight_bytes);
-        self.count_sessions();
-        let c = &self.counters;
-        let (counter, reason, why) = match end {
-            End::Detached => {
-                (&c.sessions_closed_detached, CloseReason::Detached, "the device said so")
-            }
-            End::Moved => (&c.sessions_closed_moved, CloseReason::Moved, "the device said so"),
-            End::Replaced => (
-                &c.sessions_closed_replaced,
-                CloseReason::EndedByNode,
-                "the device logged in again",
-            ),
-            End::Expired => {
-                (&c.sessions_closed_expired, CloseReason::EndedByNode, "the device fell silent")
-            }
-            End::Unconfirmed => (
-                &c.sessions_closed_unconfirmed,
-                CloseReason::EndedByNode,
-                "its tag never came back",
-            ),
-            End::Drained => {
-                (&c.sessions_closed_drained, CloseReason::EndedByNode, "the node stops")
-            }
-        };
-        counter.inc();
-        if session.phase != Phase::Unconfirmed {
-            let (mac, peer) = (session.mac, session.peer);
-            self.event(Event::SessionEnded { mac, peer, session: index, reason, why }, out);
-        }
-    }
-
-    fn count_sessions(&self) {
-        self.counters.sessions.set(self.sessions.len() as u64);
-    }
-
-    /// Takes a job out of its lists and gives its pins back.
-    fn end_job(&mut self, index: u32) {
-        let (session, flight) = {
-            let job = self.jobs.get(index);
-            (job.session, job.flight)
-        };
-        if flight != jobs::NONE {
-            let flight = self.flights.get_mut(flight);
-            self.jobs.unlink::<{ jobs::FLIGHT }>(&mut flight.waiters, index);
-        }
-        let session = self.sessions.get_mut(session);
-        let fragments = self.jobs.get(index).fragments();
-        let list = if self.jobs.get(index).is_waiting() {
-            &mut session.waiting
-        } else {
-            session.queued_fragments -= fragments;
-            &mut session.queue
-        };
-        self.jobs.unlink::<SESSION>(list, index);
-        session.jobs -= 1;
-        self.forget_job(index);
-    }
-
-    /// Gives back the slot and the pins of a job that is in no list.
-    fn forget_job(&mut self, index: u32) {
-        let job = self.jobs.remove(index);
-        if let Work::Data(data) = job.work {
-            for pin in [data.pin, data.second].into_iter().flatten() {
-                self.shared.cache.unpin(pin);
-            }
-        }
-    }
-
-    /// Queues a job behind the session's other replies.
-    fn enqueue(&mut self, index: u32) {
-        let job = self.jobs.get(index);
-        let (of, fragments) = (job.session, job.fragments());
-        let session = self.sessions.get_mut(of);
-        session.queued_fragments += fragments;
-        self.jobs.push::<SESSION>(&mut session.queue, index);
-        self.schedule(of);
-    }
-
-    /// Puts a session into the round if it has something to send and may.
-    fn schedule(&mut self, index: u32) {
-        let room = self.shared.limits.session_inflight_bytes_max;
-        let session = self.sessions.get_mut(index);
-        if !session.scheduled && !session.queue.is_empty() && session.inflight_bytes < room {
-            session.scheduled = true;
-            session.deficit = 0;
-            self.round.push_back(index);
-        }
-    }
-
-    /// Queues a small reply, which shares a send with others of its session; sends it alone when there is no room.
-    fn queue_small(&mut self, new: NewJob, out: &mut Outbox) {
-        let index = new.session;
-        let bound = u32::from(self.shared.limits.session_jobs_max) * 2;
-        if u32::from(self.sessions.get(index).jobs) < bound && !self.jobs.is_full() {
-            let job = self.jobs.add(new).expect("asked is_full just now");
-            self.sessions.get_mut(index).jobs += 1;
-            self.enqueue(job);
-            return;
-        }
-        let session = self.sessions.get(index);
-        let (peer, local) = (session.peer, session.local);
-        let mut bytes = [0; serve::SMALL_BYTES];
-        self.encode_small(&new, Nanos::ZERO, &mut bytes);
-        self.send_one(SocketRole::Io, peer, local, out, |buf| {
-            buf[..bytes.len()].copy_from_slice(&bytes);
-            bytes.len()
-        });
-    }
 }
 
 /// Which session a datagram names.
@@ -585,17 +461,6 @@ impl Named {
     fn new(session: u32, tag: u64) -> Named {
         Named { session, tag, request_id: 0, answer: true }
     }
-}
-
-/// Why a session ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Detached,
-    Moved,
-    Replaced,
-    Expired,
-    Unconfirmed,
-    Drained,
 }
 
 fn kind_is_for_nodes(kind: Kind) -> bool {

@@ -109,6 +109,10 @@ pub struct Outbox {
     /// What an operator may want to read. Dropped (and counted) beyond [`EVENTS_MAX`] a turn.
     pub events: Vec<Event>,
     /// Plans that nobody uses.
+    #[expect(
+        clippy::vec_box,
+        reason = "a plan lives in a box all its life: the kernel is shown its insides"
+    )]
     pub(super) free_plans: Vec<Box<SendPlan>>,
 }
 

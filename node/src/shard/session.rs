@@ -144,6 +144,8 @@ pub(super) struct NewSession {
     pub(super) vdisk: u32,
     pub(super) generation: u64,
     pub(super) mac: Mac,
+    /// Where the farm says that the device hears notices; its handshake may name another port.
+    pub(super) notice_port: u16,
     pub(super) nonce: [u8; 16],
     pub(super) device_name: Text<32>,
 }
@@ -209,7 +211,7 @@ impl Sessions {
             heard: now,
             opened: now,
             notice: None,
-            notice_port: 0,
+            notice_port: new.notice_port,
             mac: new.mac,
             mac_next: self.by_mac[bucket],
             live_at,
@@ -312,6 +314,7 @@ mod tests {
             vdisk: 0,
             generation: 7,
             mac: Mac([0, 0, 0, 0, 0, mac]),
+            notice_port: 0,
             nonce: [0; 16],
             device_name: Text::default(),
         }

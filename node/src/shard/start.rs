@@ -90,6 +90,7 @@ impl Shard {
             vdisk,
             generation: self.shared.vdisk(vdisk).generation,
             mac: m.mac,
+            notice_port: device.notice_port,
             nonce: m.device_nonce,
             device_name: ticket.body.device_name,
         })
@@ -252,7 +253,9 @@ impl Shard {
         let first = session.phase != Phase::Open;
         session.phase = Phase::Open;
         session.capabilities = common(m.capabilities);
-        session.notice_port = m.notice_port;
+        if m.notice_port != 0 {
+            session.notice_port = m.notice_port;
+        }
         let jumbo = session.capabilities.has(Capabilities::JUMBO);
         let most = if jumbo { DATAGRAM_BYTES_MAX } else { usize::from(USUAL_DATAGRAM_BYTES) };
         let most = u16::try_from(most).expect("a datagram's length fits");
