@@ -12,6 +12,11 @@ use anyhow::Context;
 use crate::proc::{self, Log};
 use crate::{clock, install};
 
+/// How much of a failing step's log is shown.
+const LINES_OF_A_LOG: usize = 60;
+/// How much of what a check says is shown; all of it is in the log.
+const LINES_OF_A_FAILURE: usize = 30;
+
 /// What every step knows.
 #[derive(Debug)]
 pub struct Ctx {
@@ -89,6 +94,7 @@ pub struct Job<'a> {
     name: &'static str,
     passed: usize,
     failed: usize,
+    failures: Vec<String>,
     skipped: Vec<String>,
     notes: Vec<String>,
 }
@@ -130,6 +136,7 @@ impl Job<'_> {
             }
             Err(e) => {
                 self.failed += 1;
+                self.failures.push(format!("{name}: {e:#}"));
                 self.log.line(&format!("--- {name}: FAILED, {seconds:.1} s: {e:#}"));
             }
         }
@@ -169,6 +176,7 @@ struct Row {
     seconds: f64,
     passed: usize,
     failed: usize,
+    failures: Vec<String>,
     skipped: Vec<String>,
     notes: Vec<String>,
 }
@@ -230,6 +238,7 @@ fn run_step(ctx: &Ctx, step: &Step, rows: &[Row], logs: &std::path::Path) -> any
         name: step.name,
         passed: 0,
         failed: 0,
+        failures: Vec::new(),
         skipped: Vec::new(),
         notes: Vec::new(),
     };
@@ -274,6 +283,7 @@ impl Job<'_> {
             seconds,
             passed: self.passed,
             failed: self.failed,
+            failures: self.failures,
             skipped: self.skipped,
             notes: self.notes,
         }
@@ -291,15 +301,15 @@ fn report(ctx: &Ctx, row: &Row) {
         Verdict::Skipped(why) => println!("        SKIPPED: {why}"),
         Verdict::Failed(why) => {
             println!("        FAILED after {:.1} s: {why}", row.seconds);
+            // What failed inside the step first: in the log it may lie far above the end.
+            for line in row.failures.iter().flat_map(|f| f.lines().take(LINES_OF_A_FAILURE)) {
+                println!("        ! {line}");
+            }
             println!("        the end of {}:", path.display());
             let text = fs::read(&path).unwrap_or_default();
             let text = String::from_utf8_lossy(&text);
             let lines: Vec<_> = text.lines().collect();
-            // What failed inside the step first: it may lie far above the end.
-            for line in lines.iter().filter(|l| l.contains(" --- ") && l.contains(": FAILED")) {
-                println!("        | {line}");
-            }
-            for line in &lines[lines.len().saturating_sub(60)..] {
+            for line in &lines[lines.len().saturating_sub(LINES_OF_A_LOG)..] {
                 println!("        | {line}");
             }
         }

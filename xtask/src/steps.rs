@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::install;
 use crate::proc::{self, run};
 use crate::runner::{Job, Step};
+use crate::scratch::Scratch;
 use crate::{e2e, protocol, tidy};
 
 /// Compiling everything anew on two busy cores, and then some.
@@ -246,18 +247,26 @@ fn fuzz(job: &mut Job<'_>) -> anyhow::Result<()> {
     let targets: Vec<_> = list.split_whitespace().map(str::to_owned).collect();
     anyhow::ensure!(!targets.is_empty(), "no fuzz target");
     job.run(&mut fuzz_command(job, &["build"]), BUILD_WITHIN)?;
+    let scratch = Scratch::small()?;
     for target in targets {
         job.check(&target, |job| {
-            let args = [
-                "run",
-                &target,
+            // What is found goes into the first folder; the repository's own corpus is only read.
+            let found = scratch.path(&target);
+            fs::create_dir(&found)?;
+            let mut command = fuzz_command(job, &["run", &target]);
+            command.arg(found);
+            let corpus = fuzz.join("corpus").join(&target);
+            if corpus.is_dir() {
+                command.arg(corpus);
+            }
+            command.args([
                 "--",
                 "-max_total_time=5",
                 "-timeout=5",
                 "-rss_limit_mb=2048",
                 "-seed=1",
-            ];
-            job.run(&mut fuzz_command(job, &args), Duration::from_mins(5)).map(drop)
+            ]);
+            job.run(&mut command, Duration::from_mins(5)).map(drop)
         });
     }
     Ok(())
