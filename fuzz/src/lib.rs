@@ -3,6 +3,9 @@
 use diskstream_wire::header::{Flags, Header};
 use diskstream_wire::{HEADER_BYTES, Kind};
 
+/// Bytes of tail for each step of the input's byte: 255 of them hold a fragment of 1376 bytes.
+pub const TAIL_STEP: usize = 6;
+
 /// Takes the input apart from the front.
 pub struct Cursor<'a>(&'a [u8]);
 
@@ -33,7 +36,7 @@ impl<'a> Cursor<'a> {
 pub fn datagram(input: &mut Cursor<'_>, tag: u64) -> Vec<u8> {
     let choice = input.byte().unwrap_or(0);
     let flags = Flags(u16::from(input.byte().unwrap_or(0) & 0x1f));
-    let tail = usize::from(input.byte().unwrap_or(0));
+    let tail = usize::from(input.byte().unwrap_or(0)) * TAIL_STEP;
     let (kind, fixed) = match Kind::ALL.get(usize::from(choice)) {
         Some(kind) => (kind.code(), kind.bytes()),
         None => (choice, HEADER_BYTES),
