@@ -59,7 +59,7 @@ pub struct HttpServer {
     address: SocketAddr,
 }
 
-/// A server at work. Dropping it stops it.
+/// A server at work. Dropping it stops it, after the request at hand ([`REQUEST_TIME`] and [`ANSWER_TIME`] at most).
 #[derive(Debug)]
 pub struct RunningHttp {
     address: SocketAddr,
