@@ -4,6 +4,7 @@
 #![allow(dead_code, clippy::unwrap_used, reason = "test code, of which each program uses its part")]
 
 pub mod node;
+pub mod served;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
