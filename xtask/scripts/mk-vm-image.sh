@@ -16,7 +16,8 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 rm -rf --one-file-system "$work"
 mkdir -p "$work"
 
-# The machine's own mirrors, whatever form its sources are written in.
+# The machine's own mirrors, whatever form its sources are written in. Without its lists apt does not tell them.
+[ -n "$(apt-get indextargets 'Created-By: Packages')" ] || apt-get update -qq
 sources=$work/sources.list
 apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' \
   | awk '$2 ~ /^bookworm(-updates|-security)?$/ && $1 ~ /debian/ {

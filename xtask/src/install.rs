@@ -94,13 +94,16 @@ pub fn run(job: &mut Job<'_>) -> anyhow::Result<()> {
     }
     let backports = os_release("VERSION_CODENAME").as_deref() == Some("bookworm")
         && missing.iter().any(|p| FROM_BACKPORTS.contains(p));
+    // Without its lists apt does not even tell its mirrors.
+    apt(job, &["update", "-qq"])?;
     if backports {
-        add_backports(job)?;
+        if add_backports(job)? {
+            apt(job, &["update", "-qq"])?;
+        }
         missing.retain(|p| !FROM_BACKPORTS.contains(p));
     }
     let qemu = FROM_BACKPORTS.iter().map(|p| format!("{p}/bookworm-backports"));
     let packages: Vec<String> = if backports { qemu.collect() } else { Vec::new() };
-    apt(job, &["update", "-qq"])?;
     let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
     args.extend(packages.iter().map(String::as_str).chain(missing.iter().copied()));
     apt(job, &args)?;
@@ -119,8 +122,8 @@ fn apt(job: &mut Job<'_>, args: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Adds the backports suite on the mirror that the machine's own sources name, unless it is there.
-fn add_backports(job: &mut Job<'_>) -> anyhow::Result<()> {
+/// Adds the backports suite on the mirror that the machine's own sources name; whether it was not there.
+fn add_backports(job: &mut Job<'_>) -> anyhow::Result<bool> {
     let format = "$(RELEASE) $(REPO_URI)";
     let mut command = proc::command("apt-get");
     command.args(["indextargets", "--format", format, "Created-By: Packages"]);
@@ -131,7 +134,7 @@ fn add_backports(job: &mut Job<'_>) -> anyhow::Result<()> {
             .find_map(|line| line.strip_prefix(suite)?.strip_prefix(' ').map(str::to_owned))
     };
     if mirror_of("bookworm-backports").is_some() {
-        return Ok(());
+        return Ok(false);
     }
     let mirror =
         mirror_of("bookworm").context("this machine's apt sources name no bookworm mirror")?;
@@ -143,5 +146,5 @@ fn add_backports(job: &mut Job<'_>) -> anyhow::Result<()> {
     job.note(format!(
         "added bookworm-backports in {path}, for a qemu that fits the installed qemu-utils"
     ));
-    Ok(())
+    Ok(true)
 }
