@@ -66,6 +66,8 @@ pub struct Node {
 pub struct Export {
     /// The NBD socket.
     pub socket: PathBuf,
+    /// The socket on which the device tells its status.
+    pub status: PathBuf,
     // The device is dropped first, then the relay, then the nodes.
     device: Proc,
     _relay: Option<Proc>,
@@ -89,15 +91,17 @@ impl Export {
             }
         };
         let servers: Vec<_> = nodes.iter().map(|n| n.login.as_str()).collect();
-        let socket = scratch.path("disk.sock");
+        let (socket, status) = (scratch.path("disk.sock"), scratch.path("status.sock"));
         let mut command = proc::command(job.ctx.program("diskstream-device"));
         command
             .args(["attach", "--servers", &servers.join(","), "--mac", "52:54:00:d1:5c:01"])
             .args(["--write-cache", spec.write_cache, "--port-base", "0", "--nbd"])
-            .arg(&socket);
+            .arg(&socket)
+            .arg("--status")
+            .arg(&status);
         let mut device = Proc::start(&mut command, "device", &job.log)?;
         await_socket(&mut device, &socket)?;
-        Ok(Export { socket, device, _relay: relay, nodes, _scratch: scratch })
+        Ok(Export { socket, status, device, _relay: relay, nodes, _scratch: scratch })
     }
 
     /// The export as NBD tools name it.
@@ -263,5 +267,5 @@ fn stand_in(job: &mut Job<'_>, spec: Spec<'_>, scratch: Scratch) -> anyhow::Resu
     }
     let mut device = Proc::start(&mut command, "stand-in", &job.log)?;
     await_socket(&mut device, &socket)?;
-    Ok(Export { socket, device, _relay: None, nodes: Vec::new(), _scratch: scratch })
+    Ok(Export { socket, status, device, _relay: None, nodes: Vec::new(), _scratch: scratch })
 }

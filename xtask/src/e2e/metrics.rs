@@ -62,7 +62,7 @@ pub fn run(job: &mut Job<'_>) -> anyhow::Result<()> {
         anyhow::ensure!(other.status == 404, "/no-such-page: {}", other.status);
         Ok(())
     });
-    job.check("status shows node, round trip and write cache", |job| status(job));
+    job.check("status shows node, round trip and write cache", |job| status(job, &export));
     export.finish()
 }
 
@@ -83,11 +83,14 @@ fn expected(page: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn status(job: &mut Job<'_>) -> anyhow::Result<()> {
+fn status(job: &mut Job<'_>, export: &Export) -> anyhow::Result<()> {
     let mut command = proc::command(job.ctx.program("diskstream-device"));
-    let text = job.run(command.args(["status", "--json"]), Duration::from_secs(20))?;
+    let text = job.run(
+        command.args(["status", "--json", "--socket"]).arg(&export.status),
+        Duration::from_secs(20),
+    )?;
     let start = text.find(['{', '[']).context("no JSON")?;
-    for key in ["node", "rtt", "write_cache"] {
+    for key in ["\"node\"", "srtt_us", "write_cache", "version"] {
         anyhow::ensure!(text[start..].contains(key), "status --json has no {key}: {text}");
     }
     Ok(())
