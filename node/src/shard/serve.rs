@@ -36,11 +36,35 @@ struct Fragment {
     at: usize,
 }
 
+/// A send that is being made: datagrams of one size, of which the last may be shorter.
+struct Train {
+    plan: Box<SendPlan>,
+    segments: usize,
+    /// A shorter datagram was the last.
+    closed: bool,
+}
+
+impl Train {
+    /// Whether a datagram of `bytes` can join.
+    fn has_room(&self, bytes: usize) -> bool {
+        !self.closed
+            && bytes <= usize::from(self.plan.segment_bytes)
+            && self.plan.payload_bytes() + bytes <= SEND_BYTES_MAX
+            && self.segments < SEND_SEGMENTS_MAX
+    }
+
+    /// Counts a datagram that joined.
+    fn joined(&mut self, bytes: usize) {
+        self.segments += 1;
+        self.closed = bytes < usize::from(self.plan.segment_bytes);
+    }
+}
+
 /// The sends of one session that are being made.
 #[derive(Default)]
 struct Trains {
-    data: Option<Box<SendPlan>>,
-    small: Option<Box<SendPlan>>,
+    data: Option<Train>,
+    small: Option<Train>,
 }
 
 /// What became of a session's turn.
@@ -102,15 +126,15 @@ impl Shard {
         };
         // A lone small reply rides behind the data: the last datagram of a send may be shorter.
         if let (Some(data), Some(small)) = (&mut trains.data, &trains.small)
-            && small.segments() == 1
-            && has_room(data, SMALL_BYTES)
-            && data.push_scratch(small.scratch()).is_ok()
+            && small.segments == 1
+            && data.has_room(SMALL_BYTES)
+            && data.plan.push_scratch(small.plan.scratch()).is_ok()
         {
             let small = trains.small.take().expect("matched just now");
-            self.put_back(small, out);
+            self.put_back(small.plan, out);
         }
-        for plan in [trains.data, trains.small].into_iter().flatten() {
-            self.ship_for(index, plan, out);
+        for train in [trains.data, trains.small].into_iter().flatten() {
+            self.ship_for(index, train.plan, out);
         }
         turn
     }
@@ -134,15 +158,15 @@ impl Shard {
             if self.sessions.get(index).deficit < bytes {
                 return Err(Turn::Over);
             }
-            if !trains.data.as_ref().is_some_and(|plan| has_room(plan, fragment.bytes)) {
+            if !trains.data.as_ref().is_some_and(|train| train.has_room(fragment.bytes)) {
                 if let Some(full) = trains.data.take() {
-                    self.ship_for(index, full, out);
+                    self.ship_for(index, full.plan, out);
                 }
                 let segment = u16::try_from(fragment.bytes).expect("a datagram");
                 trains.data = Some(self.begin_train(index, segment, out)?);
             }
-            let plan = trains.data.as_mut().expect("made just now");
-            if self.pack(index, head, &fragment, plan, now) {
+            let train = trains.data.as_mut().expect("made just now");
+            if self.pack(index, head, &fragment, train, now) {
                 return Ok(());
             }
         }
@@ -155,7 +179,7 @@ impl Shard {
         index: u32,
         head: u32,
         first: &Fragment,
-        plan: &mut SendPlan,
+        train: &mut Train,
         now: Nanos,
     ) -> bool {
         let flags = self.flags_of(index);
@@ -163,24 +187,24 @@ impl Shard {
         let job = self.jobs.get_mut(head);
         let cache = &*self.shared.cache;
         let mut packed = (0u64, 0u64);
-        push_fragment(job, first, plan, cache, &mut packed);
+        push_fragment(job, first, train, cache, &mut packed);
         session.deficit -= u32::try_from(first.bytes).expect("a datagram");
         while let Work::Data(data) = &job.work
             && data.wanted != 0
         {
             let next = fragment(job, data, session, flags, cache, now);
             let bytes = u32::try_from(next.bytes).expect("a datagram");
-            if session.deficit < bytes || !has_room(plan, next.bytes) {
+            if session.deficit < bytes || !train.has_room(next.bytes) {
                 break;
             }
             session.deficit -= bytes;
-            push_fragment(job, &next, plan, cache, &mut packed);
+            push_fragment(job, &next, train, cache, &mut packed);
         }
         let (fragments, bytes) = packed;
         session.queued_fragments -= u32::try_from(fragments).expect("at most 64");
         self.counters.data_fragments.add(fragments);
         self.counters.data_bytes.add(bytes);
-        self.pin_for_plan(index, head, plan, now)
+        self.pin_for_plan(index, head, &mut train.plan, now)
     }
 
     /// The send holds its blocks until it is complete: with the job's own pins when that is done, else with further ones.
@@ -224,9 +248,9 @@ impl Shard {
         if self.sessions.get(index).deficit < bytes {
             return Err(Turn::Over);
         }
-        if !trains.small.as_ref().is_some_and(|plan| has_room(plan, SMALL_BYTES)) {
+        if !trains.small.as_ref().is_some_and(|train| train.has_room(SMALL_BYTES)) {
             if let Some(full) = trains.small.take() {
-                self.ship_for(index, full, out);
+                self.ship_for(index, full.plan, out);
             }
             let segment = u16::try_from(SMALL_BYTES).expect("76");
             trains.small = Some(self.begin_train(index, segment, out)?);
@@ -248,8 +272,9 @@ impl Shard {
         };
         let mut encoded = [0; SMALL_BYTES];
         self.encode_small(&new, now, &mut encoded);
-        let plan = trains.small.as_mut().expect("made just now");
-        plan.push_scratch(&encoded).expect("64 small replies fit");
+        let train = trains.small.as_mut().expect("made just now");
+        train.plan.push_scratch(&encoded).expect("64 small replies fit");
+        train.joined(SMALL_BYTES);
         self.sessions.get_mut(index).deficit -= bytes;
         if let Work::Zero(units) = new.work {
             self.counters.zero_marks.inc();
@@ -311,7 +336,7 @@ impl Shard {
         index: u32,
         segment_bytes: u16,
         out: &mut Outbox,
-    ) -> Result<Box<SendPlan>, Turn> {
+    ) -> Result<Train, Turn> {
         let session = self.sessions.get(index);
         if session.inflight_bytes >= self.shared.limits.session_inflight_bytes_max {
             return Err(Turn::Blocked);
@@ -324,7 +349,7 @@ impl Shard {
         let mut plan = self.take_plan(peer, local, out).ok_or(Turn::NoPlans)?;
         plan.segment_bytes = segment_bytes;
         plan.token = token;
-        Ok(plan)
+        Ok(Train { plan, segments: 0, closed: false })
     }
 
     fn put_back(&mut self, mut plan: Box<SendPlan>, out: &mut Outbox) {
@@ -374,16 +399,6 @@ impl Shard {
     }
 }
 
-/// Whether a datagram of `bytes` can join a send: equal to the others, or shorter and the last.
-fn has_room(plan: &SendPlan, bytes: usize) -> bool {
-    let segment = usize::from(plan.segment_bytes);
-    let payload = plan.payload_bytes();
-    bytes <= segment
-        && payload.is_multiple_of(segment)
-        && payload + bytes <= SEND_BYTES_MAX
-        && payload / segment < SEND_SEGMENTS_MAX
-}
-
 /// The next datagram of a data job.
 fn fragment(
     job: &Job,
@@ -407,7 +422,7 @@ fn fragment(
         ..Default::default()
     };
     if data.single {
-        let within = to_usize(job.offset % block_bytes as u64);
+        let within = in_block(job.offset, block_bytes);
         let length = data.length as usize;
         header.flags = flags.with(Flags::SINGLE);
         header.offset = job.offset;
@@ -417,7 +432,7 @@ fn fragment(
     }
     let range = data.size.range(number, data.length as usize).expect("wanted fragments exist");
     let offset = job.offset + range.offset as u64;
-    let within = to_usize(offset % block_bytes as u64);
+    let within = in_block(offset, block_bytes);
     let unit = within / UNIT_BYTES;
     // The first unit of a datagram of two that lacks its second is short, not padded: a pad is at most 255 bytes.
     let pad = if data.size.units_each() == 1 { data.size.bytes() - range.bytes } else { 0 };
@@ -439,18 +454,20 @@ fn fragment(
 fn push_fragment(
     job: &mut Job,
     fragment: &Fragment,
-    plan: &mut SendPlan,
+    train: &mut Train,
     cache: &Cache,
     packed: &mut (u64, u64),
 ) {
-    const FITS: &str = "has_room bounds segments and bytes; pieces and scratch are sized for them";
+    const FITS: &str =
+        "Train::has_room bounds segments and bytes; pieces and scratch are sized for them";
     let Work::Data(data) = &mut job.work else { unreachable!("the caller looked") };
     let mut head = [0; ReadData::BYTES + PAD_BYTES_MAX];
     let head = &mut head[..ReadData::BYTES + usize::from(fragment.header.pad_bytes)];
     fragment.header.encode_head(fragment.bytes, head);
+    let plan = &mut train.plan;
     plan.push_scratch(head).expect(FITS);
     let block_bytes = cache.block_bytes();
-    let within = to_usize((job.offset + fragment.at as u64) % block_bytes as u64);
+    let within = in_block(job.offset + fragment.at as u64, block_bytes);
     let length = usize::from(fragment.header.data_bytes);
     let pin = data.pin.as_ref().expect("a queued job has its blocks");
     let here = length.min(block_bytes - within);
@@ -459,9 +476,15 @@ fn push_fragment(
         let second = data.second.as_ref().expect("a job that straddles has two blocks");
         plan.push_arena(cache.arena_offset(second), length - here).expect(FITS);
     }
+    train.joined(fragment.bytes);
     data.wanted &= data.wanted - 1;
     packed.0 += 1;
     packed.1 += length as u64;
+}
+
+/// Where in its block an offset of the image lies; block sizes are powers of two (the cache takes no others).
+fn in_block(offset: u64, block_bytes: usize) -> usize {
+    to_usize(offset & (block_bytes as u64 - 1))
 }
 
 fn micros(time: Nanos) -> u32 {

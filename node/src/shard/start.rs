@@ -4,7 +4,7 @@ use diskstream_wire::limits::{DATAGRAM_BYTES_MAX, READ_BYTES_MAX};
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{
     BusyReason, Capabilities, Handshake, HandshakeReply, ImageMode, IoServiceStart, LoginComplete,
-    LoginKind, LoginReject, PROTOCOL_VERSION, RejectReason, Text, VdiskInfo, VdiskInfoRequest,
+    LoginReject, PROTOCOL_VERSION, RejectReason, Text, VdiskInfo, VdiskInfoRequest,
 };
 
 use super::limits::{
@@ -185,6 +185,7 @@ impl Shard {
         if let Some(rival) = rival {
             let alive_at = self.sessions.get(rival).peer;
             self.event(Event::DuplicateDevice { mac, alive_at, refused: peer }, out);
+            self.count_reject(RejectReason::DuplicateDevice);
             self.close(index, End::Unconfirmed, out);
             return false;
         }
@@ -260,9 +261,9 @@ impl Shard {
         let most = if jumbo { DATAGRAM_BYTES_MAX } else { usize::from(USUAL_DATAGRAM_BYTES) };
         let most = u16::try_from(most).expect("a datagram's length fits");
         session.datagram_bytes = m.datagram_bytes.clamp(USUAL_DATAGRAM_BYTES, most);
-        let (datagram_bytes, mac, kind) = (session.datagram_bytes, session.mac, session.kind);
+        let (datagram_bytes, mac) = (session.datagram_bytes, session.mac);
         let capabilities = session.capabilities;
-        if first && kind == LoginKind::Boot {
+        if first {
             self.shared.boot_slots.free(mac);
         }
         let limits = &self.shared.limits;
