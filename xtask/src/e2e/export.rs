@@ -267,5 +267,12 @@ fn stand_in(job: &mut Job<'_>, spec: Spec<'_>, scratch: Scratch) -> anyhow::Resu
     }
     let mut device = Proc::start(&mut command, "stand-in", &job.log)?;
     await_socket(&mut device, &socket)?;
-    Ok(Export { socket, status, device, _relay: None, nodes: Vec::new(), _scratch: scratch })
+    Ok(Export {
+        socket,
+        status: PathBuf::new(),
+        device,
+        _relay: None,
+        nodes: Vec::new(),
+        _scratch: scratch,
+    })
 }
