@@ -48,7 +48,7 @@ impl Session {
             return;
         }
         match &mut self.seek {
-            Some(seek) if avoid.is_none() => seek.avoid_nobody(),
+            Some(seek) if avoid.is_none() => seek.widen(preferred, now),
             Some(_) => {}
             None => {
                 // Devices that lose a node lose it together: they do not all ask in the same instant.

@@ -81,19 +81,22 @@ impl Session {
         let Some(index) = self.path_of(tag, from) else {
             return self.handle_search(from, decoded, now);
         };
-        self.hear(index, flags, now);
+        // A node that has forgotten the session lives, but the path does not.
+        match &decoded.message {
+            Message::UnknownSession(_) => {
+                self.counters.unknown_session += 1;
+                return self.on_session_gone(index, MoveCause::UnknownSession, now);
+            }
+            Message::SessionClosed(_) => {
+                return self.on_session_gone(index, MoveCause::EndedByNode, now);
+            }
+            _ => self.hear(index, flags, now),
+        }
         match &decoded.message {
             Message::ReadZero(m) => self.on_zero(index, m, now),
             Message::ReadPending(m) => self.on_pending(index, m, now),
             Message::ReadBusy(m) => self.on_busy(index, m, now),
             Message::ReadError(m) => self.on_error(index, m, now),
-            Message::UnknownSession(_) => {
-                self.counters.unknown_session += 1;
-                self.on_session_gone(index, MoveCause::UnknownSession, now);
-            }
-            Message::SessionClosed(_) => {
-                self.on_session_gone(index, MoveCause::EndedByNode, now);
-            }
             Message::KeepAliveReply(m) => self.on_keep_alive(index, m, decoded.tail, now),
             Message::PathProbeReply(m) => self.on_path_probe(index, m, datagram_bytes),
             Message::Extents(m) => self.on_extents(m, decoded.tail),

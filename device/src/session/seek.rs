@@ -106,9 +106,16 @@ impl Seek {
         }
     }
 
-    /// The node that was to be avoided is gone or back: it may be asked again.
-    pub fn avoid_nobody(&mut self) {
+    /// The reason has become graver: no node is avoided any more, and `preferred` ones are known to live.
+    pub fn widen(&mut self, preferred: Vec<SocketAddr>, now: Nanos) {
         self.avoid = None;
+        if !preferred.is_empty() {
+            self.preferred = preferred;
+            if self.steps.is_none() {
+                self.asks.clear();
+                self.next = now;
+            }
+        }
     }
 
     pub fn next_due(&self) -> Nanos {
