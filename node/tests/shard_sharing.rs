@@ -226,3 +226,41 @@ fn plans_kept_back_let_control_messages_out() {
     world.mail.clear();
     world.assert_at_rest();
 }
+
+#[test]
+fn a_slow_store_leaves_room_for_the_devices_of_another() {
+    const FARM: &str = r#"
+        farm = { name = "two", key_file = "k", accept_mac_alone = true }
+        node = [{ name = "a", address = "10.0.0.1" }]
+        store = [{ name = "slow", path = "/slow" }, { name = "fast", path = "/fast" }]
+        vdisk = [
+            { name = "one", store = "slow", file = "one.img" },
+            { name = "two", store = "fast", file = "two.img" },
+        ]
+        device = [
+            { mac = "02:00:00:00:00:01", name = "one", vdisk = "one" },
+            { mac = "02:00:00:00:00:02", name = "two", vdisk = "two" },
+        ]
+    "#;
+    let limits = Limits { flights_max: 8, sessions_max: 4, plans: 64, ..Limits::default() };
+    let setup = Setup { farm: Some(FARM), second_vdisk: true, limits, ..Setup::default() };
+    let mut world = World::new(setup);
+    let mut slow = Device::new(1).connect(&mut world);
+    let mut fast = Device::new(2).connect(&mut world);
+    assert_ne!(slow.generation, fast.generation);
+    world.disk_runs = false;
+    let reads: Vec<_> = (0..8).map(|n| slow.read_message(n * BLOCK as u64, UNIT)).collect();
+    reads.iter().for_each(|read| slow.send_read(&mut world, read));
+    world.run();
+    assert_eq!((world.disk.len(), world.mail_for(slow.at).len()), (4, 4), "half, the rest busy");
+    let stuck = std::mem::take(&mut world.disk);
+    world.disk_runs = true;
+    for n in 0..8 {
+        fast.read_right(&mut world, n * BLOCK as u64, BLOCK);
+    }
+    assert!(stuck.iter().all(|(_, read)| read.file.vdisk == 0));
+    world.disk = stuck;
+    world.run();
+    assert_eq!(world.mail_for(slow.at).len(), 4 * 3);
+    world.assert_at_rest();
+}

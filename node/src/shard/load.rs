@@ -85,7 +85,7 @@ impl Shard {
         let flight = match self.flights.find(key) {
             // Another shard had it; its message is still on its way, and will find that we load it now.
             Some(flight) => flight,
-            None if self.flights.is_full() => {
+            None if self.flights_full(vdisk) => {
                 // Nothing failed: whoever waits may look again.
                 let waiting = self.shared.cache.abandon(ticket);
                 self.wake_shards(waiting, ShardMessage::Loaded(key), out);
@@ -110,11 +110,20 @@ impl Shard {
         }
     }
 
+    /// Whether a vDisk may not wait for another block. One that lies on a slow store gets at most half of the flights while
+    /// there are others, so that their devices find room.
+    fn flights_full(&self, vdisk: u32) -> bool {
+        let half = usize::from(self.shared.limits.flights_max).div_ceil(2);
+        let alone = self.shared.vdisks().is_none_or(|vdisks| vdisks.len() < 2);
+        let own = || self.flights.iter().filter(|(_, flight)| flight.vdisk == vdisk).count();
+        self.flights.is_full() || (!alone && self.flights.len() >= half && own() >= half)
+    }
+
     fn join_flight(&mut self, vdisk: u32, key: BlockKey, now: Nanos) -> Found {
         match self.flights.find(key) {
             Some(flight) if self.flights.get(flight).overdue => Found::Failed,
             Some(flight) => Found::Waits(flight),
-            None if self.flights.is_full() => Found::Busy(BusyCause::Flights),
+            None if self.flights_full(vdisk) => Found::Busy(BusyCause::Flights),
             None => Found::Waits(self.add_flight(vdisk, key, now)),
         }
     }

@@ -55,6 +55,8 @@ pub struct Setup {
     pub data: Option<Vec<std::ops::Range<u64>>>,
     pub hashes: bool,
     pub ready: bool,
+    /// A second vDisk with the same bytes under another content id, without hashes.
+    pub second_vdisk: bool,
 }
 
 impl Default for Setup {
@@ -70,6 +72,7 @@ impl Default for Setup {
             data: None,
             hashes: true,
             ready: true,
+            second_vdisk: false,
         }
     }
 }
@@ -147,8 +150,14 @@ impl World {
         };
         let shared = Arc::new(shared);
         let entry = vdisk(&setup, &shared.farm.vdisks[0].name);
+        let mut entries = vec![Arc::new(entry)];
+        if setup.second_vdisk {
+            let map = Arc::clone(&entries[0].map);
+            let name = &shared.farm.vdisks[1].name;
+            entries.push(Arc::new(VdiskEntry::new(name, ContentId([1; 32]), map, None)));
+        }
         if setup.ready {
-            assert!(shared.vdisks.set(vec![Arc::new(entry)]).is_ok());
+            assert!(shared.vdisks.set(entries).is_ok());
         }
         let shard = |n: usize| Shard::new(n as u16, Arc::clone(&shared), [n as u8 + 1; 32]);
         World {
