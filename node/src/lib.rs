@@ -4,7 +4,14 @@
 #![deny(unsafe_code)]
 
 pub mod cache;
+pub mod cli;
+pub mod event_loop;
 pub mod farm;
 pub mod metrics;
+pub mod quickstart;
+pub mod running;
+pub mod serve;
+pub mod settings;
 pub mod shard;
 pub mod trust;
+pub mod vdisk_command;

@@ -1,2 +1,39 @@
-//! Being built.
-fn main() {}
+//! `diskstream-node`: parse, check, run.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use diskstream_node::cli::{Cli, Command, VdiskCommand};
+use diskstream_node::{quickstart, serve, vdisk_command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_log();
+    let done = match cli.command {
+        Command::Serve(args) => {
+            args.check().map_err(anyhow::Error::msg).and_then(|()| serve::run(&args))
+        }
+        Command::Quickstart(args) => quickstart::run(&args),
+        Command::Vdisk(VdiskCommand::Hash { image, rehash }) => vdisk_command::hash(&image, rehash),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line: the thing, then its causes; `{:#}` joins them with colons.
+            let _ = writeln!(std::io::stderr(), "diskstream-node: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` chooses, `info` without it. Standard output is for what scripts read.
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}

@@ -7,7 +7,10 @@
 
 mod shard_support;
 
+use std::sync::Arc;
+
 use diskstream_node::shard::Limits;
+use diskstream_vdisk::{Extent, ImageMap, Place};
 use diskstream_wire::{Capabilities, Flags, FragmentSize, Message, Nanos, ReadErrorCode};
 
 use shard_support::device::{Device, expected};
@@ -368,5 +371,68 @@ fn bounds_are_answered_with_busy() {
     let busy = busy.iter().filter(|m| matches!(m.message(), Message::ReadBusy(b) if b.wait_ms > 0));
     assert_eq!(busy.count(), 8);
     assert_eq!(world.counters(0).read_busy_queue.get(), 8);
+    world.assert_at_rest();
+}
+
+/// Units that lie in two files in turn, every third nowhere: no two can be read together.
+struct Scattered(u64);
+
+impl ImageMap for Scattered {
+    fn size_bytes(&self) -> u64 {
+        self.0
+    }
+
+    fn visit(&self, offset: u64, len: u64, visit: &mut dyn FnMut(Extent)) {
+        let (mut at, end) = (offset, (offset + len).min(self.0));
+        while at < end {
+            let unit = at / UNIT as u64;
+            let next = end.min((unit + 1) * UNIT as u64);
+            let place = match unit % 3 {
+                2 => Place::Zero,
+                file => Place::File { file_index: file as u16, file_offset: at },
+            };
+            visit(Extent { logical_offset: at, len: next - at, place });
+            at = next;
+        }
+    }
+
+    fn is_zero_unit(&self, unit: u32) -> bool {
+        unit % 3 == 2
+    }
+}
+
+#[test]
+fn a_block_in_pieces_is_put_together_and_its_holes_hold_nobodys_bytes() {
+    let mut content = image(3 * BLOCK + 5 * UNIT + 512);
+    content.chunks_mut(UNIT).skip(2).step_by(3).for_each(|unit| unit.fill(0));
+    let map: Option<Arc<dyn ImageMap>> = Some(Arc::new(Scattered(content.len() as u64)));
+    // One frame, so that each block is put where another one was.
+    let setup = Setup { image: content, map, frames: 1, ..Setup::default() };
+    let mut world = World::new(setup);
+    let plain = Device { capabilities: Capabilities(0), ..Device::new(1) };
+    let mut dev = plain.connect(&mut world);
+    for block in [0, 1, 2, 0] {
+        dev.read_right(&mut world, block * BLOCK as u64, BLOCK);
+    }
+    dev.read_right(&mut world, 3 * BLOCK as u64, 6 * UNIT);
+    let c = world.counters(0);
+    assert_eq!(c.disk_reads.get(), 11 + 11 + 10 + 11 + 4, "one for each unit that lies in a file");
+    world.assert_at_rest();
+
+    // A piece that fails is the block's failure.
+    world.disk_runs = false;
+    let read = dev.read_message(0, BLOCK);
+    dev.send_read(&mut world, &read);
+    for _ in 0..5 {
+        world.run();
+        world.answer_disk();
+    }
+    world.run();
+    world.fail_disk(5);
+    world.run();
+    let mail = world.mail_for(dev.at);
+    assert!(matches!(mail.last().unwrap().message(), Message::ReadError(_)));
+    world.disk_runs = true;
+    dev.read_right(&mut world, 0, BLOCK);
     world.assert_at_rest();
 }

@@ -9,6 +9,7 @@ use crate::open::{self, Hooks, OpenOptions};
 use crate::sidecar::{self, RehashReason, SidecarWrite};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Where a vDisk's block hashes came from.
 #[derive(Debug)]
@@ -42,8 +43,8 @@ pub struct Vdisk {
     path: PathBuf,
     files: [DataFile; 1],
     identity: Identity,
-    map: FlatMap,
-    hashes: BlockHashes,
+    map: Arc<FlatMap>,
+    hashes: Arc<BlockHashes>,
     hash_source: HashSource,
     writer_at_open: WriterAtOpen,
 }
@@ -80,6 +81,7 @@ impl Vdisk {
         hash_source: HashSource,
         writer_at_open: WriterAtOpen,
     ) -> Self {
+        let (map, hashes) = (Arc::new(map), Arc::new(hashes));
         Self { path, files, identity, map, hashes, hash_source, writer_at_open }
     }
 
@@ -117,6 +119,18 @@ impl Vdisk {
     #[must_use]
     pub fn block_hashes(&self) -> &BlockHashes {
         &self.hashes
+    }
+
+    /// The same, to keep beyond this value: block hashes of a large image take megabytes.
+    #[must_use]
+    pub fn block_hashes_shared(&self) -> Arc<BlockHashes> {
+        Arc::clone(&self.hashes)
+    }
+
+    /// Where the bytes lie, to keep beyond this value.
+    #[must_use]
+    pub fn map_shared(&self) -> Arc<FlatMap> {
+        Arc::clone(&self.map)
     }
 
     /// Where the bytes lie.

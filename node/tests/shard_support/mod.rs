@@ -17,7 +17,7 @@ use diskstream_node::shard::{
 };
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_ring::{Arena, ArenaConfig, Errno, HugePages, LocalAddr, SendPlan};
-use diskstream_vdisk::{BlockHashes, FlatMapBuilder};
+use diskstream_vdisk::{BlockHashes, FlatMapBuilder, ImageMap};
 use diskstream_wire::{ContentId, Decoded, Message, Nanos, decode};
 
 pub const BLOCK: usize = 64 * 1024;
@@ -53,6 +53,8 @@ pub struct Setup {
     pub image: Vec<u8>,
     /// Ranges that hold data; none: all of it.
     pub data: Option<Vec<std::ops::Range<u64>>>,
+    /// Another map than the flat one of `data`.
+    pub map: Option<Arc<dyn ImageMap>>,
     pub hashes: bool,
     pub ready: bool,
     /// A second vDisk with the same bytes under another content id, without hashes.
@@ -70,6 +72,7 @@ impl Default for Setup {
             farm: None,
             image: image(1 << 20),
             data: None,
+            map: None,
             hashes: true,
             ready: true,
             second_vdisk: false,
@@ -323,5 +326,6 @@ fn vdisk(setup: &Setup, name: &str) -> VdiskEntry {
         Some(ranges) => ranges.iter().for_each(|range| map.add_data(range.clone())),
     }
     let hashes = setup.hashes.then(|| Arc::new(hashes));
-    VdiskEntry::new(name, content_id, Arc::new(map.finish()), hashes)
+    let map = setup.map.clone().unwrap_or_else(|| Arc::new(map.finish()));
+    VdiskEntry::new(name, content_id, map, hashes)
 }

@@ -1,0 +1,432 @@
+//! The command line of `diskstream-node`: flags, their ranges, and what they mean together. Everything here is checked
+//! before a file, a socket or memory is touched.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+use diskstream_ring::HugePages;
+use diskstream_wire::limits;
+
+/// Streams vDisks to diskless devices.
+#[derive(Debug, Parser)]
+#[command(name = "diskstream-node", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve one image, or the vDisks that a farm file gives to this node.
+    Serve(Box<ServeArgs>),
+    /// Try everything on this machine: serve an image on loopback, attach a device, verify every byte.
+    Quickstart(QuickstartArgs),
+    /// Work on vDisk files.
+    #[command(subcommand)]
+    Vdisk(VdiskCommand),
+}
+
+/// Work on vDisk files.
+#[derive(Debug, Subcommand)]
+pub enum VdiskCommand {
+    /// Compute an image's content id (what `b3sum` prints) and keep it beside the image.
+    Hash {
+        /// The image.
+        image: PathBuf,
+        /// Hash again even when the kept result still fits the file.
+        #[arg(long)]
+        rehash: bool,
+    },
+}
+
+/// Flags of `quickstart`.
+#[derive(Debug, Args)]
+pub struct QuickstartArgs {
+    /// A raw disk image; a small demo image is made when none is given.
+    pub image: Option<PathBuf>,
+    /// End after the check instead of serving until Ctrl-C.
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// Flags of `serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// A raw disk image to serve to any device (without a farm).
+    #[arg(required_unless_present = "farm", conflicts_with = "farm")]
+    pub image: Option<PathBuf>,
+    /// The farm file: nodes, stores, vDisks, devices.
+    #[arg(long, requires = "name")]
+    pub farm: Option<PathBuf>,
+    /// This node's name in the farm file.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Address to listen at [default: 127.0.0.1; with --farm the node's address in the file; 0.0.0.0 and :: listen everywhere].
+    #[arg(long)]
+    pub listen: Option<IpAddr>,
+    /// Address that devices are told, where it differs (a translated or relayed address).
+    #[arg(long)]
+    pub advertise: Option<IpAddr>,
+    /// Let devices of any MAC in from other machines, without a key. Needed to serve an image beyond loopback.
+    #[arg(long)]
+    pub allow_any_mac: bool,
+    /// UDP port of logins; 0 takes a free one.
+    #[arg(long)]
+    pub login_port: Option<u16>,
+    /// UDP ports of the shards, one each: FIRST-LAST, or 0 for free ones.
+    #[arg(long)]
+    pub io_ports: Option<PortRange>,
+    /// UDP port between nodes of a farm.
+    #[arg(long, default_value_t = limits::PEER_PORTS.0)]
+    pub peer_port: u16,
+    /// Address of metrics and health over HTTP, or off.
+    #[arg(long, default_value = "127.0.0.1:54321")]
+    pub http: HttpAt,
+    /// Cores to run a shard on, such as 0,1 or 2-5 [default: every core that this process may use].
+    #[arg(long)]
+    pub cores: Option<CoreList>,
+    /// Memory of the block cache.
+    #[arg(long, default_value = "512M")]
+    pub cache: Bytes,
+    /// Huge pages of the block cache: auto, 2M, 1G or off.
+    #[arg(long, default_value_t = HugePages::Auto)]
+    pub huge_pages: HugePages,
+    /// A cache block: 64K to 1M, a power of two. Smaller ones (4K to 32K) cannot be checked against the content id.
+    #[arg(long, default_value = "64K")]
+    pub block: Bytes,
+    /// Submission entries of each ring, a power of two.
+    #[arg(long, default_value_t = 1024)]
+    pub ring_entries: u32,
+    /// Receive buffers of each shard.
+    #[arg(long, default_value_t = 1024)]
+    pub receive_buffers: u16,
+    /// Bytes that each socket is to buffer, both ways.
+    #[arg(long, default_value = "4M")]
+    pub socket_buffer: Bytes,
+    /// Sessions that each shard has room for.
+    #[arg(long, default_value_t = 4096)]
+    pub sessions: u32,
+    /// Devices that may boot at once; 0: no limit.
+    #[arg(long, default_value_t = 500)]
+    pub boot_limit: u32,
+    /// Seconds after which a node that was told to stop no longer waits for its devices.
+    #[arg(long, default_value_t = 15)]
+    pub drain_seconds: u32,
+    /// File of the farm key (32 bytes, or 64 hexadecimal digits), so that tickets outlive this process [default: with --farm
+    /// the file that it names; else a key of this process].
+    #[arg(long)]
+    pub key_file: Option<PathBuf>,
+    /// More nodes that serve the same image, ADDRESS:LOGIN_PORT each, for devices to move to. They need the same key file.
+    #[arg(long, value_delimiter = ',', requires = "key_file")]
+    pub peers: Vec<SocketAddr>,
+    /// Hash the image again even when the kept content id still fits the file.
+    #[arg(long)]
+    pub rehash: bool,
+}
+
+/// A number of bytes: digits and an optional K, M, G or T (powers of 1024).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bytes(pub u64);
+
+impl FromStr for Bytes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Bytes, String> {
+        let bad = || format!("'{text}' is no size: write a number and K, M, G or T, such as 512M");
+        let (digits, shift) = match text.bytes().last() {
+            Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+            Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+            Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+            Some(b'T' | b't') => (&text[..text.len() - 1], 40),
+            _ => (text, 0),
+        };
+        let number: u64 = digits.parse().map_err(|_| bad())?;
+        number.checked_mul(1 << shift).map(Bytes).ok_or_else(bad)
+    }
+}
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (shift, letter) in [(40, 'T'), (30, 'G'), (20, 'M'), (10, 'K')] {
+            if self.0 != 0 && self.0.is_multiple_of(1 << shift) {
+                return write!(f, "{}{letter}", self.0 >> shift);
+            }
+        }
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The ports of the shards: an inclusive range, or free ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortRange {
+    /// Any free port for each shard.
+    Free,
+    /// First and last port.
+    Fixed(u16, u16),
+}
+
+impl PortRange {
+    /// How many shards find a port.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        match self {
+            PortRange::Free => usize::from(u16::MAX),
+            PortRange::Fixed(first, last) => usize::from(last - first) + 1,
+        }
+    }
+
+    /// The port of a shard; 0 for a free one.
+    #[must_use]
+    pub fn port(&self, shard: u16) -> u16 {
+        match self {
+            PortRange::Free => 0,
+            PortRange::Fixed(first, _) => first + shard,
+        }
+    }
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PortRange, String> {
+        if text == "0" {
+            return Ok(PortRange::Free);
+        }
+        let bad =
+            || format!("'{text}' is no port range: write FIRST-LAST, such as 6911-6930, or 0");
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let first: u16 = first.trim().parse().map_err(|_| bad())?;
+        let last: u16 = last.trim().parse().map_err(|_| bad())?;
+        if first == 0 || last < first { Err(bad()) } else { Ok(PortRange::Fixed(first, last)) }
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PortRange::Free => f.write_str("0"),
+            PortRange::Fixed(first, last) => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpAt {
+    /// Nowhere.
+    Off,
+    /// At this address.
+    At(SocketAddr),
+}
+
+impl FromStr for HttpAt {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<HttpAt, String> {
+        if text == "off" {
+            return Ok(HttpAt::Off);
+        }
+        text.parse()
+            .map(HttpAt::At)
+            .map_err(|_| format!("'{text}' is no ADDRESS:PORT; write 127.0.0.1:54321, or off"))
+    }
+}
+
+impl fmt::Display for HttpAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HttpAt::Off => f.write_str("off"),
+            HttpAt::At(addr) => write!(f, "{addr}"),
+        }
+    }
+}
+
+/// Cores by number: `0,1`, `2-5`, or both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoreList(pub Vec<usize>);
+
+impl FromStr for CoreList {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<CoreList, String> {
+        let bad = || format!("'{text}' is no list of cores: write 0,1 or 2-5");
+        let mut cores = Vec::new();
+        for part in text.split(',') {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            let first: usize = first.trim().parse().map_err(|_| bad())?;
+            let last: usize = last.trim().parse().map_err(|_| bad())?;
+            if last < first || last > 1023 {
+                return Err(bad());
+            }
+            cores.extend(first..=last);
+        }
+        let mut sorted = cores.clone();
+        sorted.sort_unstable();
+        sorted.dedup();
+        if sorted.len() == cores.len() {
+            Ok(CoreList(cores))
+        } else {
+            Err(format!("'{text}' names a core twice"))
+        }
+    }
+}
+
+impl fmt::Display for CoreList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, core) in self.0.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{core}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ServeArgs {
+    /// What no single flag can tell: whether the flags fit together.
+    ///
+    /// # Errors
+    /// One line that names the flag, the value and the remedy.
+    pub fn check(&self) -> Result<(), String> {
+        let block = self.block.0;
+        if !block.is_power_of_two() || !(4 << 10..=1 << 20).contains(&block) {
+            return Err(format!("--block {}: must be a power of two from 4K to 1M", self.block));
+        }
+        if self.cache.0 < 16 * block {
+            return Err(format!(
+                "--cache {}: too small for blocks of {}; give at least {}",
+                self.cache,
+                self.block,
+                Bytes(16 * block)
+            ));
+        }
+        if self.cache.0 > 1 << 44 {
+            return Err(format!("--cache {}: more than any host has; at most 16T", self.cache));
+        }
+        if !self.ring_entries.is_power_of_two() || !(64..=32_768).contains(&self.ring_entries) {
+            return Err(format!(
+                "--ring-entries {}: must be a power of two from 64 to 32768",
+                self.ring_entries
+            ));
+        }
+        if !self.receive_buffers.is_power_of_two() || !(16..=32_768).contains(&self.receive_buffers)
+        {
+            return Err(format!(
+                "--receive-buffers {}: must be a power of two from 16 to 32768",
+                self.receive_buffers
+            ));
+        }
+        if !(64 << 10..=1 << 30).contains(&self.socket_buffer.0) {
+            return Err(format!("--socket-buffer {}: must be from 64K to 1G", self.socket_buffer));
+        }
+        if !(1..=1 << 20).contains(&self.sessions) {
+            return Err(format!("--sessions {}: must be from 1 to 1048576", self.sessions));
+        }
+        if self.peers.len() >= limits::NODES_MAX {
+            return Err(format!("--peers: at most {} besides this node", limits::NODES_MAX - 1));
+        }
+        if let (Some(PortRange::Fixed(first, last)), Some(login)) = (self.io_ports, self.login_port)
+            && (first..=last).contains(&login)
+        {
+            return Err(format!(
+                "--io-ports {first}-{last} contains the login port {login}; choose another range"
+            ));
+        }
+        self.check_exposure()
+    }
+
+    /// Serving an image to anybody is only done on loopback, or when the operator says so.
+    fn check_exposure(&self) -> Result<(), String> {
+        let listen = self.listen.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        if self.image.is_some() && !listen.is_loopback() && !self.allow_any_mac {
+            return Err(format!(
+                "--listen {listen}: serving an image admits any MAC without a key; add --allow-any-mac to do that \
+                 beyond loopback, or describe the devices in a farm file and use --farm"
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn serve(flags: &[&str]) -> Result<ServeArgs, String> {
+        let all = ["diskstream-node", "serve"].iter().chain(flags);
+        match Cli::try_parse_from(all).map_err(|e| e.to_string())?.command {
+            Command::Serve(args) => args.check().map(|()| *args),
+            other => Err(format!("parsed as {other:?}")),
+        }
+    }
+
+    #[test]
+    fn the_command_lines_of_the_issue_parse() {
+        serve(&[
+            "disk.img",
+            "--listen",
+            "127.0.0.1",
+            "--login-port",
+            "6910",
+            "--io-ports",
+            "6911-6930",
+            "--peer-port",
+            "6890",
+            "--http",
+            "127.0.0.1:54321",
+            "--cores",
+            "0,1",
+            "--cache",
+            "512M",
+            "--huge-pages",
+            "auto",
+            "--block",
+            "64K",
+        ])
+        .unwrap();
+        serve(&["disk.img"]).unwrap();
+        serve(&["--farm", "farm.toml", "--name", "n1"]).unwrap();
+    }
+
+    #[test]
+    fn every_refusal_names_flag_and_remedy() {
+        let cases: &[(&[&str], &str)] = &[
+            (&["disk.img", "--block", "48K"], "--block 48K: must be a power of two"),
+            (&["disk.img", "--cache", "64K"], "give at least 1M"),
+            (&["disk.img", "--cache", "lots"], "'lots' is no size"),
+            (&["disk.img", "--huge-pages", "4M"], "huge"),
+            (&["disk.img", "--cores", "0,0"], "names a core twice"),
+            (&["disk.img", "--cores", "x"], "is no list of cores"),
+            (&["disk.img", "--io-ports", "7-6"], "is no port range"),
+            (
+                &["disk.img", "--login-port", "6915", "--io-ports", "6911-6930"],
+                "contains the login port 6915",
+            ),
+            (&["disk.img", "--listen", "0.0.0.0"], "--allow-any-mac"),
+            (&["disk.img", "--http", "nowhere"], "is no ADDRESS:PORT"),
+            (&["disk.img", "--farm", "farm.toml", "--name", "n1"], "cannot be used with"),
+            (&["--farm", "farm.toml"], "--name"),
+            (&[], "IMAGE"),
+            (&["disk.img", "--peers", "127.0.0.1:1"], "--key-file"),
+        ];
+        for (flags, words) in cases {
+            let error = serve(flags).unwrap_err();
+            assert!(error.contains(words), "{flags:?} gave: {error}");
+        }
+    }
+
+    #[test]
+    fn sizes_read_and_print_alike() {
+        for text in ["4K", "512M", "1G", "3T", "1000"] {
+            assert_eq!(text.parse::<Bytes>().unwrap().to_string(), text);
+        }
+        assert!("99999999999T".parse::<Bytes>().is_err());
+        assert!("".parse::<Bytes>().is_err());
+    }
+}

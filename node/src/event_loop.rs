@@ -1,0 +1,238 @@
+//! The thread of one shard: moves bytes between its ring and its machine, and decides nothing.
+//!
+//! One turn, in this order:
+//!
+//! ```text
+//! 1 sleep?    only when the inbox is empty and the machine wants nothing before its deadline
+//! 2 turn      one io_uring_enter: submits all that step 6 of the last turn queued, reaps into a fixed array
+//! 3 reap      each completion becomes one or more inputs; buffers go back as soon as they are read
+//! 4 inbox     what other shards and the control thread say: after the reap, so that a block loaded in this turn
+//!             meets those that wait for it in the same one
+//! 5 flush     the machine serves its sessions in turn and sets its timers: after all inputs, so that replies to one
+//!             device share a send
+//! 6 dispatch  sends, reads and messages are queued; they cost one system call together, in step 2
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use diskstream_ring::inbox::{Inbox, Sender};
+use diskstream_ring::ring::RingError;
+use diskstream_ring::{
+    Completion, Completions, Errno, FileId, ReadPlan, Ring, SocketId, Wait, clock,
+};
+use diskstream_wire::canonical;
+use diskstream_wire::{Nanos, NodeEntry};
+
+use crate::metrics::RingStats;
+use crate::shard::{Event, Input, Outbox, Severity, Shard, ShardMessage, SocketRole};
+
+/// Events of one kind that are logged in a second; the rest is counted and told with the next one. Guessed: what a
+/// person can read.
+const EVENTS_PER_SECOND: u32 = 20;
+
+/// What a shard's thread is told from outside.
+#[derive(Debug)]
+pub enum Command {
+    /// Another shard speaks.
+    FromShard(ShardMessage),
+    /// The file of a vDisk was changed.
+    VdiskChanged(u32),
+    /// Stop serving by `deadline`; devices can go to `successors`.
+    Drain {
+        /// When.
+        deadline: Nanos,
+        /// Where to.
+        successors: Arc<[NodeEntry]>,
+    },
+    /// End the thread now.
+    Stop,
+}
+
+/// A shard's machine with its ring, sockets and files.
+pub struct ShardThread {
+    /// The ring; nobody else uses it.
+    pub ring: Ring,
+    /// The machine.
+    pub shard: Shard,
+    /// The machine's outbox.
+    pub out: Outbox,
+    /// The node's login socket, at the one shard that has it.
+    pub login: Option<SocketId>,
+    /// The shard's own socket.
+    pub io: SocketId,
+    /// The ring's files, by vDisk and by file of the vDisk.
+    pub files: Vec<Vec<FileId>>,
+    /// What others say.
+    pub inbox: Inbox<Command>,
+    /// The other shards, by index; its own place is never used.
+    pub others: Vec<Sender<Command>>,
+    /// What others see.
+    pub report: Arc<RingStats>,
+    /// Names of the vDisks, for the log.
+    pub vdisk_names: Vec<String>,
+}
+
+/// Completions of one turn. Guessed: enough for a full burst, small enough to stay in the cache.
+const COMPLETIONS: usize = 512;
+
+impl ShardThread {
+    /// Runs until it is told to stop, or has drained.
+    ///
+    /// # Errors
+    /// When the kernel refuses a turn: the ring is of no further use.
+    pub fn run(mut self) -> Result<(), RingError> {
+        let mut done = Completions::new(COMPLETIONS);
+        let mut log = EventLog::default();
+        loop {
+            self.turn(&mut done)?;
+            let now = clock::now();
+            self.reap(&mut done, now);
+            let stop = self.take_inbox(now);
+            self.shard.flush(now, &mut self.out);
+            self.dispatch(now);
+            for event in self.out.events.drain(..) {
+                log.write(event, now, &self.vdisk_names);
+            }
+            let drained = self.shard.drained();
+            self.report.publish(self.ring.stats());
+            if stop || drained {
+                // The last answers (closings, notices) are still queued.
+                return self.ring.turn(Wait::Never, &mut done);
+            }
+        }
+    }
+
+    fn turn(&mut self, done: &mut Completions) -> Result<(), RingError> {
+        let wait = match self.shard.next_deadline() {
+            Nanos::NEVER => Wait::Forever,
+            deadline => Wait::Until(deadline),
+        };
+        if self.inbox.may_sleep() {
+            let turned = self.ring.turn(wait, done);
+            self.inbox.awake();
+            turned
+        } else {
+            self.ring.turn(Wait::Never, done)
+        }
+    }
+
+    fn reap(&mut self, done: &mut Completions, now: Nanos) {
+        for completion in done.drain() {
+            match completion {
+                Completion::Received(received) => {
+                    let datagram = self.ring.datagram(&received);
+                    let socket = if Some(datagram.socket) == self.login {
+                        SocketRole::Login
+                    } else {
+                        SocketRole::Io
+                    };
+                    let from = canonical(datagram.from);
+                    for bytes in datagram.segments() {
+                        let input = Input::Datagram { socket, from, local: datagram.local, bytes };
+                        self.shard.step(input, now, &mut self.out);
+                    }
+                    self.ring.recycle(received);
+                }
+                Completion::Sent { plan, result, .. } => {
+                    self.shard.step(Input::Sent { plan, result }, now, &mut self.out);
+                }
+                Completion::Read { token, result } => {
+                    self.shard.step(Input::DiskDone { token, result }, now, &mut self.out);
+                }
+                Completion::Woken => {}
+                Completion::SocketError { error, .. } => {
+                    tracing::warn!(%error, "a socket of shard {} reported an error", self.shard.index());
+                }
+            }
+        }
+    }
+
+    fn take_inbox(&mut self, now: Nanos) -> bool {
+        let mut stop = false;
+        while let Some(command) = self.inbox.pop() {
+            let input = match &command {
+                Command::FromShard(message) => Input::FromShard(*message),
+                Command::VdiskChanged(vdisk) => Input::VdiskChanged { vdisk: *vdisk },
+                Command::Drain { deadline, successors } => {
+                    Input::Drain { deadline: *deadline, successors }
+                }
+                Command::Stop => {
+                    stop = true;
+                    continue;
+                }
+            };
+            self.shard.step(input, now, &mut self.out);
+        }
+        stop
+    }
+
+    fn dispatch(&mut self, now: Nanos) {
+        for (shard, message) in self.out.messages.drain(..) {
+            let sent = self.others[usize::from(shard)]
+                .push_by(&mut self.ring, Command::FromShard(message));
+            assert!(sent.is_ok(), "an inbox has room for every block that its shard can wait for");
+        }
+        for read in self.out.reads.drain(..) {
+            let file = self.files[index(read.file.vdisk)][usize::from(read.file.file_index)];
+            let plan = ReadPlan {
+                file,
+                file_offset: read.file_offset,
+                arena_offset: read.arena_offset,
+                len: read.len,
+                token: read.token,
+            };
+            let queued = self.ring.read(plan);
+            assert!(
+                queued.is_ok(),
+                "the ring has room for every block that its shard can wait for"
+            );
+        }
+        // The machine answers a refused send at once (the plan comes home), which may not queue another.
+        let mut refused = Vec::new();
+        for (role, plan) in self.out.sends.drain(..) {
+            let socket = match role {
+                SocketRole::Login => self.login.unwrap_or(self.io),
+                SocketRole::Io => self.io,
+            };
+            if let Err((_, plan)) = self.ring.send(socket, plan) {
+                refused.push(plan);
+            }
+        }
+        for plan in refused {
+            let result = Err(Errno::EAGAIN);
+            self.shard.step(Input::Sent { plan, result }, now, &mut self.out);
+        }
+    }
+}
+
+fn index(number: u32) -> usize {
+    usize::try_from(number).expect("32 bits fit an index")
+}
+
+/// Writes events, a bounded number of each kind in a second.
+#[derive(Debug, Default)]
+struct EventLog {
+    kinds: HashMap<&'static str, (Nanos, u32, u64)>,
+}
+
+impl EventLog {
+    fn write(&mut self, event: Event, now: Nanos, vdisks: &[String]) {
+        let (since, written, kept_back) = self.kinds.entry(event.label()).or_insert((now, 0, 0));
+        if now.since(*since) >= Nanos::from_secs(1) {
+            (*since, *written) = (now, 0);
+        }
+        if *written >= EVENTS_PER_SECOND {
+            *kept_back += 1;
+            return;
+        }
+        *written += 1;
+        let more = std::mem::take(kept_back);
+        let vdisk = event.vdisk().and_then(|v| vdisks.get(index(v))).map_or("", String::as_str);
+        match event.severity() {
+            Severity::Info => tracing::info!(vdisk, more, "{event}"),
+            Severity::Warning => tracing::warn!(vdisk, more, "{event}"),
+            Severity::Error => tracing::error!(vdisk, more, "{event}"),
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! A running node: sockets, cache, one thread for each shard, and the handles to tell and ask them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock, mpsc};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, anyhow};
+use diskstream_ring::inbox::{Inbox, Sender, inbox};
+use diskstream_ring::ring::RingError;
+use diskstream_ring::{
+    Arena, ArenaConfig, DirectFile, Features, Ring, RingConfig, SocketConfig, UdpSocket, Waker,
+    clock, pin,
+};
+use diskstream_vdisk::{FlatMap, Vdisk};
+use diskstream_wire::{ContentId, Nanos, NodeEntry};
+
+use crate::cache::Cache;
+use crate::event_loop::{Command, ShardThread};
+use crate::metrics::RingStats;
+use crate::settings::Settings;
+use crate::shard::{BootSlots, NodeShared, Outbox, Shard, VdiskEntry, WallClock};
+use crate::trust::Keys;
+
+/// Payload bytes of a shard's receive buffer. Derived: a train of 64 requests of 80 bytes is 5,120; a padded path probe
+/// is 8,268; rounded up to the page.
+const RECEIVE_BUFFER_BYTES: u32 = 12 * 1024;
+/// Room in an inbox for what the control thread says, besides what other shards say.
+const CONTROL_COMMANDS: usize = 64;
+
+/// The sockets of a node, bound before anything slow begins, so that a port in use is said at once.
+pub struct Sockets {
+    login: UdpSocket,
+    io: Vec<UdpSocket>,
+}
+
+impl Sockets {
+    /// Binds all of them.
+    ///
+    /// # Errors
+    /// The first that cannot be bound, with its flag.
+    pub fn bind(settings: &Settings) -> anyhow::Result<Sockets> {
+        let wildcard = settings.listen.is_unspecified();
+        let bind = |port: u16, flag: &str| {
+            let config = SocketConfig {
+                recv_buffer_bytes: settings.socket_buffer_bytes,
+                send_buffer_bytes: settings.socket_buffer_bytes,
+                gro: true,
+                packet_info: wildcard,
+                dont_fragment: true,
+                ..SocketConfig::new(SocketAddr::new(settings.listen, port))
+            };
+            UdpSocket::bind(&config)
+                .with_context(|| format!("{flag} (another node? see `ss -lunp`)"))
+        };
+        let login = bind(settings.login_port, "--login-port")?;
+        let io = (0..settings.shards())
+            .map(|shard| bind(settings.io_ports.port(shard), "--io-ports"))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(Sockets { login, io })
+    }
+
+    /// Where devices log in.
+    #[must_use]
+    pub fn login_addr(&self) -> SocketAddr {
+        self.login.local_addr()
+    }
+
+    /// Where the shards serve.
+    #[must_use]
+    pub fn io_addrs(&self) -> Vec<SocketAddr> {
+        self.io.iter().map(UdpSocket::local_addr).collect()
+    }
+}
+
+/// A node that serves.
+pub struct RunningNode {
+    shared: Arc<NodeShared>,
+    vdisks: Vec<Option<Vdisk>>,
+    commands: Vec<Sender<Command>>,
+    reports: Vec<Arc<RingStats>>,
+    counters: Vec<Arc<crate::shard::ShardCounters>>,
+    threads: Vec<JoinHandle<Result<(), RingError>>>,
+    login: SocketAddr,
+    io: Vec<SocketAddr>,
+    features: Features,
+    arena: Arc<Arena>,
+}
+
+/// What a shard's thread says once it is set up.
+type Ready = anyhow::Result<(u16, Features, Arc<crate::shard::ShardCounters>)>;
+
+impl RunningNode {
+    /// Starts the shards over these sockets and images.
+    ///
+    /// # Errors
+    /// When memory, a ring or a core cannot be had; every thread that was started is ended again.
+    pub fn start(
+        settings: &Settings,
+        sockets: Sockets,
+        vdisks: Vec<Option<Vdisk>>,
+    ) -> anyhow::Result<RunningNode> {
+        let config = ArenaConfig { bytes: settings.cache_bytes, huge_pages: settings.huge_pages };
+        let arena = Arc::new(Arena::new(&config).context("--cache")?);
+        let (login, io) = (sockets.login_addr(), sockets.io_addrs());
+        let shared = Arc::new(share(settings, &arena, &vdisks, login, &io)?);
+        let mut node = RunningNode {
+            shared,
+            vdisks,
+            commands: Vec::new(),
+            reports: Vec::new(),
+            counters: Vec::new(),
+            threads: Vec::new(),
+            login,
+            io,
+            features: Features::probe(),
+            arena: Arc::clone(&arena),
+        };
+        node.spawn(settings, sockets, &arena)?;
+        Ok(node)
+    }
+
+    fn spawn(
+        &mut self,
+        settings: &Settings,
+        sockets: Sockets,
+        arena: &Arc<Arena>,
+    ) -> anyhow::Result<()> {
+        let shards = usize::from(settings.shards());
+        let room = usize::from(self.shared.limits.flights_max) * shards + CONTROL_COMMANDS;
+        let mut inboxes = Vec::new();
+        for _ in 0..shards {
+            let waker = Waker::new()
+                .context("making an event descriptor: raise LimitNOFILE (ulimit -n)")?;
+            let (sender, inbox) = inbox::<Command>(room, waker.clone());
+            self.commands.push(sender);
+            self.reports.push(Arc::new(RingStats::default()));
+            inboxes.push((inbox, waker));
+        }
+        let (ready, heard) = mpsc::channel::<Ready>();
+        let mut login = Some(sockets.login);
+        for (index, ((inbox, waker), io)) in inboxes.into_iter().zip(sockets.io).enumerate() {
+            let setup = Setup {
+                index: u16::try_from(index).expect("settings bound the shards"),
+                core: settings.cores[index],
+                ring: ring_config(settings, &self.shared, waker),
+                login: login.take(),
+                io,
+                files: self.vdisks.iter().map(open_files).collect::<anyhow::Result<_>>()?,
+                names: self.vdisks_names(),
+                inbox,
+                others: self.commands.clone(),
+                report: Arc::clone(&self.reports[index]),
+                shared: Arc::clone(&self.shared),
+                arena: Arc::clone(arena),
+            };
+            let ready = ready.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(move || setup.run(&ready))
+                .context("starting a thread")?;
+            self.threads.push(thread);
+        }
+        drop(ready);
+        self.hear(&heard, shards)
+    }
+
+    fn hear(&mut self, heard: &mpsc::Receiver<Ready>, shards: usize) -> anyhow::Result<()> {
+        let mut counters: Vec<_> = (0..shards).map(|_| None).collect();
+        for _ in 0..shards {
+            let said =
+                heard.recv().unwrap_or_else(|_| Err(anyhow!("a shard ended before it was ready")));
+            match said {
+                Ok((index, features, of_shard)) => {
+                    self.features = self.features.and(features);
+                    counters[usize::from(index)] = Some(of_shard);
+                }
+                Err(error) => {
+                    self.stop();
+                    return Err(error);
+                }
+            }
+        }
+        self.counters = counters.into_iter().flatten().collect();
+        Ok(())
+    }
+
+    fn vdisks_names(&self) -> Vec<String> {
+        self.shared.vdisks().unwrap_or_default().iter().map(|v| v.name.clone()).collect()
+    }
+
+    /// Where devices log in.
+    #[must_use]
+    pub fn login(&self) -> SocketAddr {
+        self.login
+    }
+
+    /// Where the shards serve.
+    #[must_use]
+    pub fn io(&self) -> &[SocketAddr] {
+        &self.io
+    }
+
+    /// What the shards share.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<NodeShared> {
+        &self.shared
+    }
+
+    /// The open images, in the order of [`NodeShared::vdisks`]; none where there is none here.
+    #[must_use]
+    pub fn vdisks(&self) -> &[Option<Vdisk>] {
+        &self.vdisks
+    }
+
+    /// What each shard counts.
+    #[must_use]
+    pub fn counters(&self) -> &[Arc<crate::shard::ShardCounters>] {
+        &self.counters
+    }
+
+    /// What each shard's ring counts.
+    #[must_use]
+    pub fn ring_stats(&self) -> &[Arc<RingStats>] {
+        &self.reports
+    }
+
+    /// What the kernel gave all rings.
+    #[must_use]
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// What the cache lies in.
+    #[must_use]
+    pub fn arena(&self) -> &Arc<Arena> {
+        &self.arena
+    }
+
+    /// Takes a vDisk out of service: its file was changed.
+    pub fn vdisk_changed(&self, vdisk: u32) {
+        self.tell(|| Command::VdiskChanged(vdisk));
+    }
+
+    /// Begins to drain: devices are told to move to `successors` until `deadline`.
+    pub fn drain(&self, deadline: Nanos, successors: &[NodeEntry]) {
+        let successors: Arc<[NodeEntry]> = successors.into();
+        self.tell(|| Command::Drain { deadline, successors: Arc::clone(&successors) });
+    }
+
+    /// True when a shard's thread has ended.
+    #[must_use]
+    pub fn any_ended(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// True when every shard's thread has ended.
+    #[must_use]
+    pub fn all_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Ends the threads, whatever they do, and waits for them.
+    pub fn stop(&mut self) {
+        self.tell(|| Command::Stop);
+        let _ = self.join();
+    }
+
+    /// Waits for all threads.
+    ///
+    /// # Errors
+    /// The first reason why a ring could not go on.
+    pub fn join(&mut self) -> anyhow::Result<()> {
+        let mut first = Ok(());
+        for thread in self.threads.drain(..) {
+            let ended = thread.join().map_err(|_| anyhow!("a shard panicked"));
+            let ended = ended.and_then(|result| result.context("a shard's ring"));
+            if first.is_ok() {
+                first = ended;
+            }
+        }
+        first
+    }
+
+    fn tell(&self, command: impl Fn() -> Command) {
+        for (shard, sender) in self.commands.iter().enumerate() {
+            // Control commands are rare and have room of their own; a full inbox means a shard that does not turn.
+            if sender.push(command()).is_err() {
+                tracing::error!(shard, "a shard does not take commands; is its core overloaded?");
+            }
+        }
+    }
+}
+
+/// Everything that a shard's thread needs to begin.
+struct Setup {
+    index: u16,
+    core: usize,
+    ring: RingConfig,
+    login: Option<UdpSocket>,
+    io: UdpSocket,
+    files: Vec<Vec<Arc<DirectFile>>>,
+    names: Vec<String>,
+    inbox: Inbox<Command>,
+    others: Vec<Sender<Command>>,
+    report: Arc<RingStats>,
+    shared: Arc<NodeShared>,
+    arena: Arc<Arena>,
+}
+
+impl Setup {
+    fn run(self, ready: &mpsc::Sender<Ready>) -> Result<(), RingError> {
+        let index = self.index;
+        match self.build() {
+            Ok(thread) => {
+                let said = (index, thread.ring.features(), thread.shard.counters());
+                let _ = ready.send(Ok(said));
+                thread.run()
+            }
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                Ok(())
+            }
+        }
+    }
+
+    fn build(self) -> anyhow::Result<ShardThread> {
+        pin::pin_current_thread(self.core).context("--cores")?;
+        let mut ring = Ring::new(&self.ring, Some(self.arena))?;
+        let login = self.login.map(|socket| ring.add_socket(socket)).transpose()?;
+        let io = ring.add_socket(self.io)?;
+        let files = self
+            .files
+            .into_iter()
+            .map(|of_vdisk| of_vdisk.into_iter().map(|file| ring.add_file(file)).collect())
+            .collect::<Result<Vec<Vec<_>>, _>>()?;
+        let mut seed = [0u8; 32];
+        getrandom::fill(&mut seed).map_err(|e| anyhow!("the kernel gives no random bytes: {e}"))?;
+        let out = Outbox::new(&self.shared.limits);
+        let shard = Shard::new(self.index, self.shared, seed);
+        Ok(ShardThread {
+            ring,
+            shard,
+            out,
+            login,
+            io,
+            files,
+            inbox: self.inbox,
+            others: self.others,
+            report: self.report,
+            vdisk_names: self.names,
+        })
+    }
+}
+
+fn ring_config(settings: &Settings, shared: &NodeShared, waker: Waker) -> RingConfig {
+    RingConfig {
+        entries: settings.ring_entries,
+        recv_buffers: settings.receive_buffers,
+        recv_buffer_bytes: RECEIVE_BUFFER_BYTES,
+        sends: shared.limits.plans,
+        reads: shared.limits.flights_max,
+        sockets: 2,
+        files: u16::try_from(shared.vdisks().unwrap_or_default().len().max(1)).unwrap_or(u16::MAX),
+        waker: Some(waker),
+        ..RingConfig::default()
+    }
+}
+
+fn open_files(vdisk: &Option<Vdisk>) -> anyhow::Result<Vec<Arc<DirectFile>>> {
+    let Some(vdisk) = vdisk else { return Ok(Vec::new()) };
+    vdisk
+        .files()
+        .iter()
+        .map(|file| {
+            let clone = file
+                .file()
+                .try_clone()
+                .context("duplicating an image's descriptor: raise LimitNOFILE")?;
+            Ok(Arc::new(DirectFile::from_file(clone, vdisk.path())?))
+        })
+        .collect()
+}
+
+/// A vDisk as the shards serve it. One that is not here takes no devices, and says so to each.
+fn entry(name: &str, vdisk: Option<&Vdisk>, verify: bool) -> VdiskEntry {
+    let Some(vdisk) = vdisk else {
+        let nothing = Arc::new(FlatMap::dense(diskstream_vdisk::SECTOR_BYTES));
+        let entry = VdiskEntry::new(name, ContentId::default(), nothing, None);
+        entry.eligible.store(false, std::sync::atomic::Ordering::Relaxed);
+        return entry;
+    };
+    let hashes = verify.then(|| vdisk.block_hashes_shared());
+    VdiskEntry::new(name, ContentId(vdisk.content_id().0), vdisk.map_shared(), hashes)
+}
+
+fn share(
+    settings: &Settings,
+    arena: &Arc<Arena>,
+    vdisks: &[Option<Vdisk>],
+    login: SocketAddr,
+    io: &[SocketAddr],
+) -> anyhow::Result<NodeShared> {
+    let cache = Arc::new(
+        Cache::new(Arc::clone(arena), settings.block_bytes).context("--cache and --block")?,
+    );
+    let verify = diskstream_vdisk::BlockHashes::can_verify(settings.block_bytes as u64);
+    if !verify {
+        tracing::warn!(
+            "--block below 64K: blocks read from the disk are not checked against the content id; a change of the image \
+             is noticed by watching the file only"
+        );
+    }
+    let entries: Vec<Arc<VdiskEntry>> = settings
+        .vdisks
+        .iter()
+        .zip(vdisks)
+        .map(|(config, vdisk)| Arc::new(entry(&config.name, vdisk.as_ref(), verify)))
+        .collect();
+    let cell = OnceLock::new();
+    assert!(cell.set(entries).is_ok(), "a new cell is empty");
+    let advertised = |addr: SocketAddr| -> SocketAddr {
+        let ip: IpAddr = settings.advertise.unwrap_or(addr.ip());
+        SocketAddr::new(ip, addr.port())
+    };
+    let mut placement_seed = [0u8; 32];
+    getrandom::fill(&mut placement_seed)
+        .map_err(|e| anyhow!("the kernel gives no random bytes: {e}"))?;
+    let login_endpoint = advertised(login);
+    let (farm, own_node) = settings.farm(login_endpoint)?;
+    Ok(NodeShared {
+        keys: Keys::derive(&settings.farm_key),
+        farm: Arc::new(farm),
+        own_node,
+        vdisks: cell,
+        cache,
+        boot_slots: BootSlots::new(settings.boot_limit),
+        login_endpoint,
+        io_endpoints: io.iter().copied().map(advertised).collect(),
+        placement_seed,
+        wall_clock: WallClock::new(clock::unix_seconds(), clock::now()),
+        limits: settings.limits,
+    })
+}
