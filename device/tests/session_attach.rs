@@ -1,4 +1,5 @@
 //! The program: attach, read through NBD, ask for the status, stop it.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 mod session_support;
 

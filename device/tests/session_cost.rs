@@ -1,4 +1,5 @@
 //! What the session costs: no allocation at steady state, and some tens of nanoseconds for each fragment.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 mod session_support;
 #[path = "session_counting/sys.rs"]

@@ -1,4 +1,5 @@
 //! The driver on real sockets and a real ring, against the scripted node on loopback.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 mod session_support;
 

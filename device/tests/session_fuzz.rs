@@ -1,4 +1,5 @@
 //! Bytes that nobody of good will sends.
+#![allow(clippy::unwrap_used, reason = "test code")]
 
 mod session_support;
 
