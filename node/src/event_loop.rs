@@ -45,6 +45,8 @@ pub enum Command {
         /// Where to.
         successors: Arc<[NodeEntry]>,
     },
+    /// Another shard has nothing left to serve after a drain.
+    OtherDrained,
     /// End the thread now.
     Stop,
 }
@@ -71,6 +73,10 @@ pub struct ShardThread {
     pub report: Arc<RingStats>,
     /// Names of the vDisks, for the log.
     pub vdisk_names: Vec<String>,
+    /// Other shards that have drained.
+    pub others_drained: usize,
+    /// Whether the others know that this one has.
+    pub told_drained: bool,
 }
 
 /// Completions of one turn. Guessed: enough for a full burst, small enough to stay in the cache.
@@ -94,13 +100,29 @@ impl ShardThread {
             for event in self.out.events.drain(..) {
                 log.write(event, now, &self.vdisk_names);
             }
-            let drained = self.shard.drained();
             self.report.publish(self.ring.stats());
-            if stop || drained {
+            if stop || self.all_drained() {
                 // The last answers (closings, notices) are still queued.
                 return self.ring.turn(Wait::Never, &mut done);
             }
         }
+    }
+
+    /// True when no shard has anything left to serve. Until then all stay: the one with the login socket answers devices
+    /// that come late, and what a shard waits for may be another's to load.
+    fn all_drained(&mut self) -> bool {
+        if !self.shard.drained() {
+            return false;
+        }
+        if !self.told_drained {
+            self.told_drained = true;
+            let own = usize::from(self.shard.index());
+            for (_, other) in self.others.iter().enumerate().filter(|(index, _)| *index != own) {
+                let told = other.push_by(&mut self.ring, Command::OtherDrained);
+                assert!(told.is_ok(), "an inbox has room for what it is told once");
+            }
+        }
+        self.others_drained + 1 == self.others.len()
     }
 
     fn turn(&mut self, done: &mut Completions) -> Result<(), RingError> {
@@ -156,6 +178,10 @@ impl ShardThread {
                 Command::VdiskChanged(vdisk) => Input::VdiskChanged { vdisk: *vdisk },
                 Command::Drain { deadline, successors } => {
                     Input::Drain { deadline: *deadline, successors }
+                }
+                Command::OtherDrained => {
+                    self.others_drained += 1;
+                    continue;
                 }
                 Command::Stop => {
                     stop = true;

@@ -1,6 +1,6 @@
 //! `diskstream-node`: parse, check, run.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -9,7 +9,8 @@ use diskstream_node::{quickstart, serve, vdisk_command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_log();
+    // What quickstart has to say stands on standard output; its log is for when something is wrong.
+    start_log(if matches!(cli.command, Command::Quickstart(_)) { "error" } else { "info" });
     let done = match cli.command {
         Command::Serve(args) => {
             args.check().map_err(anyhow::Error::msg).and_then(|()| serve::run(&args))
@@ -27,8 +28,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs go to standard error; `RUST_LOG` chooses, `info` without it. Standard output is for what scripts read.
-fn start_log() {
+/// Logs go to standard error; `RUST_LOG` chooses, `usual` without it. Standard output is for what scripts read.
+fn start_log(usual: &str) {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()

@@ -126,7 +126,8 @@ impl RunningNode {
         arena: &Arc<Arena>,
     ) -> anyhow::Result<()> {
         let shards = usize::from(settings.shards());
-        let room = usize::from(self.shared.limits.flights_max) * shards + CONTROL_COMMANDS;
+        // Every shard may answer each wait of another, and a stray bit of the cache's waiter mask may double it.
+        let room = 2 * usize::from(self.shared.limits.flights_max) * shards + CONTROL_COMMANDS;
         let mut inboxes = Vec::new();
         for _ in 0..shards {
             let waker = Waker::new()
@@ -348,6 +349,8 @@ impl Setup {
             others: self.others,
             report: self.report,
             vdisk_names: self.names,
+            others_drained: 0,
+            told_drained: false,
         })
     }
 }

@@ -105,7 +105,10 @@ fn announce(node: &RunningNode, http: Option<SocketAddr>) -> anyhow::Result<()> 
 }
 
 /// Signals arrive through a channel, so that the control thread can wait for one with a time limit.
-fn signals() -> anyhow::Result<mpsc::Receiver<i32>> {
+///
+/// # Errors
+/// When the process may not handle signals or start a thread.
+pub fn signals() -> anyhow::Result<mpsc::Receiver<i32>> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .context("taking over SIGTERM, SIGINT and SIGHUP")?;
     let (sender, receiver) = mpsc::channel();
