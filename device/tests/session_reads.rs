@@ -307,6 +307,26 @@ fn the_window_opens_from_ten_and_stays_below_the_receive_buffer() {
 }
 
 #[test]
+fn a_node_that_did_not_run_for_a_while_costs_no_window() {
+    let mut world = World::new(1, 64 << 20);
+    world.open();
+    world.delay = Nanos::from_micros(100);
+    world.read(0, 8 << 20, Nanos::from_secs(5));
+    let before = world.session.status(world.now).window_fragments;
+    assert!(before > 500, "{before}");
+    // For 25 ms everything towards the device waits: longer than a time-out, and nothing is lost.
+    let until = world.now + ms(25);
+    world.set_network(move |packet, now| {
+        if packet.to_device() && now < until { Fate::Late(until.since(now)) } else { Fate::Deliver }
+    });
+    world.read(8 << 20, 4 << 20, Nanos::from_secs(5));
+    let counters = *world.session.counters();
+    assert!(counters.retries > 0, "the time-out came");
+    let after = world.session.status(world.now).window_fragments;
+    assert!(after >= before * 9 / 10, "{before} fragments before, {after} after");
+}
+
+#[test]
 fn the_nodes_allowance_bounds_the_window() {
     let mut world = World::new(1, IMAGE);
     world.node(1).window = 30;

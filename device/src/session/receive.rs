@@ -191,19 +191,24 @@ impl Session {
         now: Nanos,
     ) {
         let request = self.requests.get_mut(slot);
-        if request.answered || attempt != request.attempt || usize::from(request.path) != from_path
-        {
+        if request.answered || usize::from(request.path) != from_path {
+            return;
+        }
+        let Some(path) = &mut self.paths[from_path] else { return };
+        if attempt != request.attempt {
+            path.window.spurious(request.lost_at);
             return;
         }
         request.answered = true;
         request.timeouts = 0;
         let rtt = now.since(request.sent_at);
-        let Some(path) = &mut self.paths[from_path] else { return };
+        let network = rtt - Nanos::from_micros(u64::from(service_us));
         path.store_errors = 0;
-        path.network.sample(rtt - Nanos::from_micros(u64::from(service_us)));
+        path.network.sample(network);
+        // A slow disk says nothing about the path; but time-outs must wait for it.
+        path.window.measured(network, path.network.smoothed(), now);
         if phase == Phase::Asked {
             path.answers.sample(rtt);
-            path.window.measured(rtt, path.answers.smoothed(), now);
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Request {
     pub received: u64,
     /// Fragments asked for and still expected: in flight on `path`, or parked there in phase `Pending`.
     pub outstanding: u64,
+    /// When it was last held for lost.
+    pub lost_at: Nanos,
     /// Nodes of the eligible list that answered `StoreError`, as a bitmap.
     pub refused_by: u16,
     pub sent_at: Nanos,

@@ -145,7 +145,10 @@ impl Session {
             return false;
         }
         self.withdraw(slot);
-        self.requests.get_mut(slot).lost = true;
+        let decreased_at = self.paths[index].as_ref().map(|path| path.window.decreased_at());
+        let request = self.requests.get_mut(slot);
+        request.lost = true;
+        request.lost_at = decreased_at.unwrap_or(now);
         self.ask(index, slot, WINDOW_FRAGMENTS_MIN, now, out);
         true
     }

@@ -69,6 +69,7 @@ impl Session {
         }
         path.window.lost(sent_at, now);
         request.lost = true;
+        request.lost_at = now;
         if !answered {
             request.timeouts += 1;
         }

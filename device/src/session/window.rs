@@ -5,6 +5,9 @@
 //! where round trips are short (RFC 9438, 4.3). All devices run the same, so they share a link fairly. Loss counts once
 //! per round trip. Above it all stands what the granted receive buffer holds, and what the node allows.
 //!
+//! A loss that was none (an answer to the earlier sending arrives after all) is undone, as in RFC 4015: a node or device
+//! that did not run for some milliseconds says nothing about the path.
+//!
 //! The window grows only while it is used: a device that asks for little earns no burst.
 
 use diskstream_wire::{FragmentSize, Nanos};
@@ -29,6 +32,8 @@ pub struct Window {
     ceiling: u32,
     /// Losses before this belong to the loss that was counted already.
     recovered_at: Nanos,
+    /// Size and threshold before the last decrease, until something else is known.
+    undo: Option<(u64, u64)>,
     round_ends: Nanos,
     round_least: Nanos,
     round_before: Nanos,
@@ -41,6 +46,7 @@ impl Window {
             threshold: u64::MAX,
             ceiling: ceiling.max(WINDOW_FRAGMENTS_MIN),
             recovered_at: Nanos::ZERO,
+            undo: None,
             round_ends: Nanos::ZERO,
             round_least: Nanos::NEVER,
             round_before: Nanos::NEVER,
@@ -109,13 +115,30 @@ impl Window {
             return;
         }
         self.recovered_at = now;
+        self.undo = Some((self.size, self.threshold));
         self.size = (self.size.min(u64::from(self.ceiling) * ONE) * 7 / 10)
             .max(u64::from(WINDOW_FRAGMENTS_MIN) * ONE);
         self.threshold = self.size;
     }
 
+    /// When the window was last decreased.
+    pub fn decreased_at(&self) -> Nanos {
+        self.recovered_at
+    }
+
+    /// What was held for lost at `lost_at` has arrived after all: if it caused the last decrease, that is undone.
+    pub fn spurious(&mut self, lost_at: Nanos) {
+        if lost_at == self.recovered_at
+            && let Some((size, threshold)) = self.undo.take()
+        {
+            self.size = self.size.max(size);
+            self.threshold = threshold;
+        }
+    }
+
     /// The path fell silent: whatever was known about it is void.
     pub fn silent(&mut self, now: Nanos) {
+        self.undo = Some((self.size, self.threshold));
         self.threshold = (self.size.min(u64::from(self.ceiling) * ONE) * 7 / 10)
             .max(u64::from(WINDOW_FRAGMENTS_FIRST) * ONE);
         self.size = u64::from(WINDOW_FRAGMENTS_MIN) * ONE;
@@ -168,6 +191,24 @@ mod tests {
             window.arrived(1, 49);
         }
         assert!((53..=55).contains(&window.fragments()), "{}", window.fragments());
+    }
+
+    #[test]
+    fn a_loss_that_was_none_is_undone_once() {
+        let mut window = Window::new(1000);
+        for _ in 0..90 {
+            window.arrived(1, 100);
+        }
+        window.lost(Nanos::from_millis(4), Nanos::from_millis(5));
+        assert_eq!(window.fragments(), 70);
+        window.spurious(Nanos::from_millis(3));
+        assert_eq!(window.fragments(), 70, "another loss");
+        window.spurious(Nanos::from_millis(5));
+        assert_eq!(window.fragments(), 100);
+        window.silent(Nanos::from_millis(9));
+        window.spurious(Nanos::from_millis(9));
+        window.spurious(Nanos::from_millis(9));
+        assert_eq!(window.fragments(), 100);
     }
 
     #[test]
