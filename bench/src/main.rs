@@ -1,2 +1,46 @@
-//! Being built.
-fn main() {}
+//! `diskstream-bench`: load for nodes, and figures that can be trusted.
+//!
+//! `read` drives a fleet of devices, each the real session machine on a socket of its own, against a node that it starts
+//! (node on core 0, fleet on core 1) or against running ones. `relay` loses and delays datagrams on purpose.
+
+mod image;
+mod node_process;
+mod random;
+mod read;
+mod relay;
+mod report;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Load for Diskstream nodes.
+#[derive(Debug, Parser)]
+#[command(name = "diskstream-bench", version, about, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Devices read a vDisk as fast as it comes; rates, latencies and the node's processor time.
+    Read(read::ReadArgs),
+    /// Stand between devices and a node, and lose or delay what passes.
+    Relay(relay::RelayArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Read(args) => read::run(&args),
+        Command::Relay(args) => relay::run(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "diskstream-bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

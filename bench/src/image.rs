@@ -1,0 +1,93 @@
+//! The image that a run reads: incompressible, without holes, each unit stamped with its offset, so that any unit can be
+//! checked without the file.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use diskstream_wire::limits::UNIT_BYTES;
+
+use crate::random::Random;
+
+/// Bytes of the image when nobody says otherwise: larger than the processor's caches, small enough for a cache in memory.
+pub const DEFAULT_BYTES: u64 = 1 << 30;
+
+/// Fills one unit with what belongs at `offset` of the image with this seed.
+pub fn fill_unit(seed: u64, offset: u64, unit: &mut [u8]) {
+    let mut random = Random::new(seed ^ offset.rotate_left(17));
+    let (words, _) = unit.as_chunks_mut::<8>();
+    for word in words.iter_mut() {
+        *word = random.bits().to_le_bytes();
+    }
+    if let Some(first) = words.first_mut() {
+        *first = offset.to_le_bytes();
+    }
+}
+
+/// Bytes of `data`, which was read at `offset`, that are not the image's. `thorough` compares every byte, otherwise
+/// only each unit's stamp.
+#[must_use]
+pub fn wrong_bytes(seed: u64, offset: u64, data: &[u8], thorough: bool) -> u64 {
+    let mut wrong = 0;
+    let mut expected = [0u8; UNIT_BYTES];
+    for (i, unit) in data.chunks(UNIT_BYTES).enumerate() {
+        let at = offset + (i * UNIT_BYTES) as u64;
+        if thorough {
+            fill_unit(seed, at, &mut expected);
+            if unit != &expected[..unit.len()] {
+                wrong += unit.iter().zip(&expected).filter(|(a, b)| a != b).count() as u64;
+            }
+        } else if unit.first_chunk::<8>() != Some(&at.to_le_bytes()) {
+            wrong += unit.len() as u64;
+        }
+    }
+    wrong
+}
+
+/// Makes the image in `folder`, or takes the one that an earlier run left there whole.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn make(folder: &Path, seed: u64, bytes: u64) -> anyhow::Result<PathBuf> {
+    let path = folder.join(format!("bench-{seed}-{bytes}.img"));
+    if fs::metadata(&path).is_ok_and(|m| m.len() == bytes) {
+        return Ok(path);
+    }
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let part = path.with_extension("part");
+    let file = File::create(&part).with_context(|| format!("making the image {}", part.display()))?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    let mut unit = [0u8; UNIT_BYTES];
+    let progress = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    for offset in (0..bytes).step_by(UNIT_BYTES) {
+        fill_unit(seed, offset, &mut unit);
+        out.write_all(&unit).with_context(|| format!("writing {} (is the disk full?)", part.display()))?;
+        if progress && offset % (64 << 20) == 0 {
+            eprint!("\rmaking the image: {:3} %", offset * 100 / bytes);
+        }
+    }
+    if progress {
+        eprintln!("\rmaking the image: 100 %");
+    }
+    out.into_inner().context("writing the image")?.sync_all()?;
+    fs::rename(&part, &path)?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_byte_and_a_misplaced_unit_are_found() {
+        let mut data = vec![0u8; 2 * UNIT_BYTES];
+        fill_unit(1, 8192, &mut data[..UNIT_BYTES]);
+        fill_unit(1, 12_288, &mut data[UNIT_BYTES..]);
+        assert_eq!(wrong_bytes(1, 8192, &data, true), 0);
+        assert_eq!(wrong_bytes(1, 8192, &data, false), 0);
+        data[5000] ^= 1;
+        assert_eq!(wrong_bytes(1, 8192, &data, true), 1);
+        assert!(wrong_bytes(1, 4096, &data, false) >= 2 * UNIT_BYTES as u64);
+    }
+}
