@@ -56,6 +56,9 @@ struct TestArgs {
     /// Seeds that the simulator runs.
     #[arg(long, default_value_t = 200)]
     sim_seeds: u32,
+    /// Take the release programs as they are built already.
+    #[arg(long)]
+    no_build: bool,
     /// Let qemu-nbd be the export: tells whether an end-to-end failure is ours or lies in the tools.
     #[arg(long)]
     stand_in: bool,
@@ -89,6 +92,7 @@ fn test(args: &TestArgs) -> anyhow::Result<bool> {
         root: root(),
         target: target()?,
         sim_seeds: args.sim_seeds,
+        no_build: args.no_build,
         stand_in: args.stand_in,
         can_install: install::possible(),
     };

@@ -40,6 +40,8 @@ impl Log {
 #[derive(Debug, Default)]
 struct Heard {
     text: String,
+    /// Its standard output alone.
+    output: String,
     open_streams: usize,
 }
 
@@ -92,11 +94,11 @@ impl Proc {
         ear.lock().open_streams = 2;
         let out: Box<dyn Read + Send> = Box::new(child.stdout.take().expect("stdout is piped"));
         let err: Box<dyn Read + Send> = Box::new(child.stderr.take().expect("stderr is piped"));
-        let readers = [out, err]
+        let readers = [(out, true), (err, false)]
             .into_iter()
-            .map(|stream| {
+            .map(|(stream, is_output)| {
                 let (ear, log, name) = (ear.clone(), log.clone(), name.to_owned());
-                thread::spawn(move || listen(stream, &ear, &log, &name))
+                thread::spawn(move || listen(stream, is_output, &ear, &log, &name))
             })
             .collect();
         let stdin = child.stdin.take();
@@ -276,18 +278,21 @@ pub fn run(
     Ok((status, child.text()))
 }
 
-/// Runs a command that must succeed; everything it said.
+/// Runs a command that must succeed; its standard output.
 pub fn run_ok(
     command: &mut Command,
     name: &str,
     log: &Log,
     within: Duration,
 ) -> anyhow::Result<String> {
-    let (status, text) = run(command, name, log, within)?;
+    let shown = show(command);
+    let mut child = Proc::start(command, name, log)?;
+    child.stdin = None;
+    let status = child.wait_exit(within).with_context(|| format!("`{shown}`"))?;
     if !status.success() {
-        bail!("`{}` ended with {status}:\n{}", show(command), tail(&text));
+        bail!("`{shown}` ended with {status}:\n{}", tail(&child.text()));
     }
-    Ok(text)
+    Ok(std::mem::take(&mut child.ear.lock().output))
 }
 
 /// The command as a person would type it.
@@ -308,7 +313,7 @@ fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
-fn listen(mut stream: Box<dyn Read + Send>, ear: &Ear, log: &Log, name: &str) {
+fn listen(mut stream: Box<dyn Read + Send>, is_output: bool, ear: &Ear, log: &Log, name: &str) {
     let mut chunk = [0_u8; 4096];
     let mut raw: Vec<u8> = Vec::new();
     let mut line = String::new();
@@ -332,7 +337,12 @@ fn listen(mut stream: Box<dyn Read + Send>, ear: &Ear, log: &Log, name: &str) {
             log.line(&format!("[{name}] {}", line[..end].trim_end_matches('\r')));
             line.drain(..=end);
         }
-        ear.lock().text.push_str(&text);
+        let mut heard = ear.lock();
+        heard.text.push_str(&text);
+        if is_output {
+            heard.output.push_str(&text);
+        }
+        drop(heard);
         ear.changed.notify_all();
     }
     if !line.is_empty() {

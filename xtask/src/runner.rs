@@ -26,6 +26,8 @@ pub struct Ctx {
     pub target: PathBuf,
     /// How many seeds the simulator runs.
     pub sim_seeds: u32,
+    /// Take the release programs as they are.
+    pub no_build: bool,
     /// Let the export be qemu-nbd instead of our node and device: tells whether a failure is ours or the tools'.
     pub stand_in: bool,
     /// `install` may use apt: then a missing tool is a failure, not a reason to skip.
@@ -100,7 +102,7 @@ pub struct Job<'a> {
 }
 
 impl Job<'_> {
-    /// Runs a command of at most `within`; fails when it fails.
+    /// Runs a command of at most `within`; fails when it fails. Gives its standard output.
     pub fn run(&mut self, command: &mut Command, within: Duration) -> anyhow::Result<String> {
         let name = proc::show(command).split(' ').next().unwrap_or_default().to_owned();
         let name = name.rsplit('/').next().unwrap_or_default().to_owned();

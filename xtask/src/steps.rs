@@ -289,14 +289,12 @@ fn cargo_bin_has(tool: &str) -> bool {
 }
 
 fn build(job: &mut Job<'_>) -> anyhow::Result<()> {
-    if job.ctx.stand_in {
-        job.note("not needed: the stand-in exports");
+    if job.ctx.stand_in || job.ctx.no_build {
+        job.note("told not to");
         return Ok(());
     }
-    job.run(
-        &mut job.ctx.cargo(&["build", "--release", "--workspace", "--bins", "--locked"]),
-        BUILD_WITHIN,
-    )?;
+    let args = ["build", "--release", "--workspace", "--bins", "--locked"];
+    job.run(&mut job.ctx.cargo(&args), BUILD_WITHIN)?;
     for name in ["diskstream-node", "diskstream-device", "diskstream-bench"] {
         let size = fs::metadata(job.ctx.program(name))?.len();
         job.note(format!("{name}: {:.1} MiB", size as f64 / f64::from(1 << 20)));

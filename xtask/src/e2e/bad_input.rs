@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
+use super::export::{self, Node};
 use super::small_image;
 use crate::proc;
 use crate::runner::{Job, skip};
@@ -32,11 +33,11 @@ const CASES: &[Case] = &[
     case("empty image", "node serve {empty}", &["empty.img", "empty"]),
     case("odd size", "node serve {odd}", &["odd.img", "512"]),
     case("image is a pipe", "node serve {fifo}", &["fifo", "not a"]),
-    case("no image and no farm", "node serve", &["farm"]),
+    case("no image and no farm", "node serve", &["IMAGE"]),
     case("login port in use", "node serve {image} --login-port {udp}", &["{udp}", "in use"]),
     case(
         "I/O port in use",
-        "node serve {image} --login-port 0 --io-ports {udp}",
+        "node serve {image} --cores 0 --login-port 0 --io-ports {udp}",
         &["{udp}", "in use"],
     ),
     case(
@@ -106,12 +107,12 @@ const CASES: &[Case] = &[
     ),
     case(
         "socket is in use",
-        "device attach --servers 127.0.0.1:6910 --mac 52:54:00:00:00:01 --nbd {sock}",
+        "device attach --servers {login} --port-base 0 --mac 52:54:00:00:00:01 --nbd {sock}",
         &["sock"],
     ),
     case(
         "socket is a file",
-        "device attach --servers 127.0.0.1:6910 --mac 52:54:00:00:00:01 --nbd {odd}",
+        "device attach --servers {login} --port-base 0 --mac 52:54:00:00:00:01 --nbd {odd}",
         &["odd.img"],
     ),
     case("bench pattern unknown", "bench read --pattern zigzag", &["zigzag", "rand"]),
@@ -169,6 +170,8 @@ struct Things {
     image: String,
     udp: UdpSocket,
     tcp: TcpListener,
+    /// For refusals that come after a login.
+    node: Node,
     _sock: std::os::unix::net::UnixListener,
 }
 
@@ -196,7 +199,9 @@ fn prepare(job: &mut Job<'_>) -> anyhow::Result<Things> {
     }
     let sock = std::os::unix::net::UnixListener::bind(dir.path("sock"))?;
     let (udp, tcp) = (UdpSocket::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
-    Ok(Things { dir, image, udp, tcp, _sock: sock })
+    let args = ["--login-port", "0", "--io-ports", "0"].map(str::to_owned);
+    let node = export::start_node(job, Path::new(&image), "node", &args)?;
+    Ok(Things { dir, image, udp, tcp, node, _sock: sock })
 }
 
 impl Things {
@@ -209,6 +214,7 @@ impl Things {
             ("{odd}", path("odd.img")),
             ("{fifo}", path("fifo")),
             ("{sock}", path("sock")),
+            ("{login}", self.node.login.clone()),
             ("{image}", self.image.clone()),
             ("{udp}", self.udp.local_addr()?.port().to_string()),
             ("{tcp}", self.tcp.local_addr()?.port().to_string()),

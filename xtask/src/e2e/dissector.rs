@@ -30,7 +30,6 @@ pub fn run(job: &mut Job<'_>) -> anyhow::Result<()> {
     let pcap = scratch.path("run.pcapng");
     let export = capture(job, &pcap)?;
     let script = job.ctx.root.join(SCRIPT);
-    anyhow::ensure!(script.exists(), "{SCRIPT} is missing: `cargo xtask protocol` writes it");
     let mut tshark = |more: &[&str]| {
         let mut command = proc::command("tshark");
         command
@@ -56,9 +55,10 @@ pub fn run(job: &mut Job<'_>) -> anyhow::Result<()> {
         Ok(())
     });
     job.check("login and reads are named", |_| {
-        for word in ["LoginStart", "Handshake", "Read"] {
-            anyhow::ensure!(tree.contains(word) || ours.contains(word), "no {word} in:\n{tree}");
+        for word in ["LoginStart", "HandshakeReply", "ReadData", "SessionClosed"] {
+            anyhow::ensure!(ours.contains(word), "no {word} in any datagram");
         }
+        anyhow::ensure!(tree.contains("Content id") || tree.contains("content id"), "{tree}");
         Ok(())
     });
     export.finish()
@@ -71,15 +71,21 @@ fn capture(job: &mut Job<'_>, pcap: &std::path::Path) -> anyhow::Result<Export> 
     // Chosen beforehand, so that nobody else's datagrams on loopback get into the capture.
     let first = ports::udp_run(&[Ipv4Addr::LOCALHOST.into()], PORTS)?;
     let filter = format!("udp portrange {first}-{}", first + PORTS - 1);
-    command.args(["-i", "lo", "-f", &filter, "-w"]).arg(pcap);
+    // It shows each datagram while it captures, so that the end of what is wanted can be awaited.
+    let script = job.ctx.root.join(SCRIPT);
+    anyhow::ensure!(script.exists(), "{SCRIPT} is missing: `cargo xtask protocol` writes it");
+    command.args(["-i", "lo", "-f", &filter, "-P", "-l", "-w"]).arg(pcap);
+    command.arg("-X").arg(format!("lua_script:{}", script.display()));
     let mut tshark = Proc::start(&mut command, "tshark", &job.log)?;
     tshark
         .wait_for("Capture started", WITHIN)
         .or_else(|_| tshark.wait_for("Capturing on", WITHIN))?;
-    let export = Export::start(job, Spec { first_port: Some(first), ..Spec::plain(&image) })?;
+    let mut export = Export::start(job, Spec { first_port: Some(first), ..Spec::plain(&image) })?;
     let mut copy = proc::command("qemu-io");
-    copy.args(["-r", "-f", "raw", "-c", "read 0 4M", "-c", "read 1000k 64k"]).arg(export.uri());
+    copy.args(["-r", "-f", "raw", "-c", "read 0 16M"]).arg(export.uri());
     job.run(&mut copy, WITHIN)?;
+    export.close_device()?;
+    tshark.wait_for("SessionClosed", WITHIN).context("the end of the session in the capture")?;
     tshark.signal("INT")?;
     let status = tshark.wait_exit(WITHIN)?;
     anyhow::ensure!(status.success(), "tshark ended with {status}");

@@ -109,9 +109,14 @@ impl Export {
         format!("nbd+unix:///?socket={}", self.socket.display())
     }
 
+    /// Stops the device gracefully, unless that has been done.
+    pub fn close_device(&mut self) -> anyhow::Result<()> {
+        if self.device.is_alive() { self.device.stop(STOP_WITHIN) } else { Ok(()) }
+    }
+
     /// Stops everything gracefully; each must end by itself with status 0.
     pub fn finish(mut self) -> anyhow::Result<()> {
-        self.device.stop(STOP_WITHIN)?;
+        self.close_device()?;
         if self.socket.exists() && UnixStream::connect(&self.socket).is_ok() {
             bail!("the device has ended, and yet something answers at its socket");
         }
