@@ -115,7 +115,7 @@ pub fn signals() -> anyhow::Result<mpsc::Receiver<i32>> {
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            signals.forever().take_while(|&signal| sender.send(signal).is_ok()).for_each(drop)
+            signals.forever().take_while(|&signal| sender.send(signal).is_ok()).for_each(drop);
         })
         .context("starting a thread")?;
     Ok(receiver)
