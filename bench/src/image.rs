@@ -3,15 +3,13 @@
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use diskstream_wire::limits::UNIT_BYTES;
 
 use crate::random::Random;
-
-/// Bytes of the image when nobody says otherwise: larger than the processor's caches, small enough for a cache in memory.
-pub const DEFAULT_BYTES: u64 = 1 << 30;
 
 /// Fills one unit with what belongs at `offset` of the image with this seed.
 pub fn fill_unit(seed: u64, offset: u64, unit: &mut [u8]) {
@@ -45,6 +43,24 @@ pub fn wrong_bytes(seed: u64, offset: u64, data: &[u8], thorough: bool) -> u64 {
     wrong
 }
 
+/// The folder in which images are kept for the next run: below `TMPDIR`, this user's own.
+///
+/// # Errors
+/// When it cannot be made, or belongs to somebody else, who could change the image.
+pub fn folder() -> anyhow::Result<PathBuf> {
+    let own = fs::metadata("/proc/self").context("reading /proc/self")?.uid();
+    let folder = std::env::temp_dir().join(format!("diskstream-bench-{own}"));
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+    made.with_context(|| format!("making {} (set TMPDIR to another folder)", folder.display()))?;
+    let owner = fs::symlink_metadata(&folder)?.uid();
+    anyhow::ensure!(
+        owner == own,
+        "{} belongs to user {owner}, not to {own}: set TMPDIR to another folder",
+        folder.display()
+    );
+    Ok(folder)
+}
+
 /// Makes the image in `folder`, or takes the one that an earlier run left there whole.
 ///
 /// # Errors
@@ -55,14 +71,17 @@ pub fn make(folder: &Path, seed: u64, bytes: u64) -> anyhow::Result<PathBuf> {
         return Ok(path);
     }
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    let part = path.with_extension("part");
-    let file = File::create(&part).with_context(|| format!("making the image {}", part.display()))?;
+    // Two runs at once must not write the same file.
+    let part = path.with_extension(format!("{}.part", std::process::id()));
+    let file =
+        File::create(&part).with_context(|| format!("making the image {}", part.display()))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
     let mut unit = [0u8; UNIT_BYTES];
     let progress = std::io::IsTerminal::is_terminal(&std::io::stderr());
     for offset in (0..bytes).step_by(UNIT_BYTES) {
         fill_unit(seed, offset, &mut unit);
-        out.write_all(&unit).with_context(|| format!("writing {} (is the disk full?)", part.display()))?;
+        out.write_all(&unit)
+            .with_context(|| format!("writing {} (is the disk full?)", part.display()))?;
         if progress && offset % (64 << 20) == 0 {
             eprint!("\rmaking the image: {:3} %", offset * 100 / bytes);
         }

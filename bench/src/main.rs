@@ -2,13 +2,17 @@
 //!
 //! `read` drives a fleet of devices, each the real session machine on a socket of its own, against a node that it starts
 //! (node on core 0, fleet on core 1) or against running ones. `relay` loses and delays datagrams on purpose.
+#![deny(unsafe_code)]
 
+mod fleet;
 mod image;
 mod node_process;
 mod random;
 mod read;
 mod relay;
 mod report;
+#[expect(unsafe_code, reason = "a system call that std does not offer; the block says why")]
+mod sys;
 
 use std::io::Write;
 use std::process::ExitCode;

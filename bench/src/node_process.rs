@@ -1,12 +1,18 @@
 //! Node processes that a run starts, measures and ends.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+
+use crate::sys;
+
+/// Wait for the node's metrics.
+const HTTP_WAIT: Duration = Duration::from_secs(2);
 
 /// A node that this run started. Ended, by its process id, when dropped.
 #[derive(Debug)]
@@ -25,14 +31,15 @@ impl NodeProcess {
     /// When the program is missing, or ends before it is ready (its own message is on standard error).
     pub fn start(image: &Path, args: &[String]) -> anyhow::Result<NodeProcess> {
         let program = program()?;
-        let mut child = Command::new(&program)
-            .arg("serve")
-            .arg(image)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("starting {}", program.display()))?;
+        let mut command = Command::new(&program);
+        command.arg("serve").arg(image).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
+        if std::env::var_os("RUST_LOG").is_none() {
+            command.env("RUST_LOG", "warn");
+        }
+        // A run that is itself ended leaves no node behind.
+        sys::end_with_parent(&mut command);
+        let mut child =
+            command.spawn().with_context(|| format!("starting {}", program.display()))?;
         let stdout = child.stdout.take().expect("standard output is piped");
         let mut lines = BufReader::new(stdout).lines();
         let ready = loop {
@@ -52,7 +59,9 @@ impl NodeProcess {
         };
         let login = word("login").and_then(|a| a.parse().ok());
         let http = word("http").and_then(|a| a.parse().ok());
-        let Some(login) = login else { bail!("the node's ready line names no login address: {ready}") };
+        let Some(login) = login else {
+            bail!("the node's ready line names no login address: {ready}")
+        };
         Ok(NodeProcess { child, login, http })
     }
 
@@ -63,7 +72,9 @@ impl NodeProcess {
     pub fn cpu_ns(&self) -> anyhow::Result<u64> {
         let tasks = format!("/proc/{}/task", self.child.id());
         let mut sum = 0;
-        for task in fs::read_dir(&tasks).with_context(|| format!("reading {tasks}: did the node end?"))? {
+        for task in
+            fs::read_dir(&tasks).with_context(|| format!("reading {tasks}: did the node end?"))?
+        {
             // First field: time on a processor in ns (Documentation/scheduler/sched-stats.rst).
             let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
             sum += text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
@@ -71,10 +82,16 @@ impl NodeProcess {
         Ok(sum)
     }
 
-    /// The process id.
+    /// Calls of `io_uring_enter` since the start, as the node's metrics tell; none when they cannot be had.
     #[must_use]
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    pub fn enters(&self) -> Option<u64> {
+        let mut stream = TcpStream::connect_timeout(&self.http?, HTTP_WAIT).ok()?;
+        stream.set_read_timeout(Some(HTTP_WAIT)).ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: node\r\n\r\n").ok()?;
+        let mut text = String::new();
+        // Metrics of a node are some 100 KiB.
+        stream.take(4 << 20).read_to_string(&mut text).ok()?;
+        metric(&text, "diskstream_ring_enters_total")
     }
 }
 
@@ -86,12 +103,33 @@ impl Drop for NodeProcess {
     }
 }
 
+/// The value of a counter without labels in the text format of metrics.
+fn metric(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    line.trim().parse().ok()
+}
+
 /// The node's program: beside this one.
 fn program() -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe().context("finding this program's folder")?;
     let program = here.with_file_name("diskstream-node");
     if !program.exists() {
-        bail!("{} is missing: build it with `cargo build --release --workspace`", program.display());
+        bail!(
+            "{} is missing: build it with `cargo build --release --workspace`",
+            program.display()
+        );
     }
     Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::metric;
+
+    #[test]
+    fn a_counter_is_found_by_its_whole_name() {
+        let text = "# HELP a_total x\na_total_more 1\na_total{shard=\"0\"} 2\na_total 3\n";
+        assert_eq!(metric(text, "a_total"), Some(3));
+        assert_eq!(metric(text, "b_total"), None);
+    }
 }

@@ -24,7 +24,8 @@ impl Random {
     /// A number below `bound`; 0 when `bound` is 0.
     pub fn below(&mut self, bound: u64) -> u64 {
         // The high half of the product: no division, a bias below 2^-32 for the bounds used here.
-        u64::try_from((u128::from(self.bits()) * u128::from(bound)) >> 64).expect("the high half fits")
+        u64::try_from((u128::from(self.bits()) * u128::from(bound)) >> 64)
+            .expect("the high half fits")
     }
 
     /// True with this probability.

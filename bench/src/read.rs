@@ -1,4 +1,453 @@
-//! Being written.
+//! `read`: devices read a vDisk as fast as it comes.
+
+use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
+
+use anyhow::{Context, bail, ensure};
+use clap::ValueEnum;
+use diskstream_device::session::{MTU_MIN, limits::READ_CALL_BYTES_MAX, limits::READS_MAX};
+use diskstream_ring::clock;
+use diskstream_wire::Nanos;
+use diskstream_wire::limits::UNIT_BYTES;
+
+use crate::fleet::{Check, Counts, Devices, DevicesConfig, Job, Offsets, Tally};
+use crate::image;
+use crate::node_process::NodeProcess;
+use crate::random::Random;
+use crate::report::{Provenance, Report, round};
+
+/// Core of the node, core of the fleet.
+const CORES: (usize, usize) = (0, 1);
+/// Cache beside the image: room for blocks that are being read and for the cache's own slack. Guessed.
+const CACHE_BESIDE_BYTES: u64 = 128 << 20;
+/// Reads before the window opens, so that windows and round trips have settled. Guessed; a device needs some 50 ms.
+const RAMP: Nanos = Nanos::from_millis(500);
+/// Reads that warm the cache: large, few, by one device.
+const WARM: (usize, usize) = (1 << 20, 8);
+/// Memory for buffers at most.
+const BUFFERS_BYTES_MAX: u64 = 4 << 30;
+/// Devices at most: a socket each, in one ring.
+const DEVICES_MAX: u32 = 16_384;
+
+/// Where reads go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pattern {
+    /// Anywhere, in multiples of the size.
+    Rand,
+    /// Each device from its own start, in order, beginning anew at the end.
+    Seq,
+}
+
+/// Flags of `read`.
 #[derive(Debug, clap::Args)]
-pub struct ReadArgs {}
-pub fn run(_: &ReadArgs) -> anyhow::Result<()> { anyhow::bail!("not yet") }
+pub struct ReadArgs {
+    /// Devices, each with its own session and socket.
+    #[arg(long, default_value_t = 64)]
+    pub devices: u32,
+    /// Reads that each device keeps outstanding.
+    #[arg(long, default_value_t = 4)]
+    pub depth: u32,
+    /// Bytes of a read: whole units of 4K, up to 32M.
+    #[arg(long, default_value = "4K", value_parser = parse_size)]
+    pub size: u64,
+    /// Where reads go.
+    #[arg(long, value_enum, default_value_t = Pattern::Rand)]
+    pub pattern: Pattern,
+    /// Length of the measurement.
+    #[arg(long, default_value_t = 10.0)]
+    pub seconds: f64,
+    /// Largest IP packet of the devices' link.
+    #[arg(long, default_value_t = 1500)]
+    pub mtu: u16,
+    /// Login addresses of running nodes, ADDRESS:PORT, instead of a node of this run's own.
+    #[arg(long, value_delimiter = ',')]
+    pub servers: Vec<SocketAddr>,
+    /// Compare every byte, not just each unit's stamp. With --servers the vDisk must be an image that this program made.
+    #[arg(long)]
+    pub verify: bool,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// Bytes of the image that is made.
+    #[arg(long, default_value = "1G", value_parser = parse_size, conflicts_with = "servers")]
+    pub image_bytes: u64,
+    /// Bytes of one request on the wire: whole units of 4K up to 64K [default: the device's own].
+    #[arg(long, value_parser = parse_size)]
+    pub request: Option<u64>,
+    /// Seed of the image and of random offsets.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Do not pin node and fleet to cores.
+    #[arg(long)]
+    pub no_pin: bool,
+}
+
+/// Digits and an optional K, M or G (powers of 1024).
+fn parse_size(text: &str) -> Result<u64, String> {
+    let bad = || format!("'{text}' is no size: write a number and K, M or G, such as 4K");
+    let (digits, shift) = match text.bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    let number: u64 = digits.parse().map_err(|_| bad())?;
+    number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+impl ReadArgs {
+    /// What no single flag can tell, before anything is made or opened.
+    fn check(&self) -> anyhow::Result<()> {
+        let unit = UNIT_BYTES as u64;
+        let (devices, depth, size) = (u64::from(self.devices), u64::from(self.depth), self.size);
+        ensure!(
+            (1..=DEVICES_MAX).contains(&self.devices),
+            "--devices {devices}: must be from 1 to {DEVICES_MAX}"
+        );
+        ensure!(
+            (1..=READS_MAX as u64).contains(&depth),
+            "--depth {depth}: must be from 1 to {READS_MAX}"
+        );
+        ensure!(
+            size > 0 && size.is_multiple_of(unit) && size <= READ_CALL_BYTES_MAX as u64,
+            "--size {size}: must be whole units of {unit}, up to {}M",
+            READ_CALL_BYTES_MAX >> 20
+        );
+        ensure!(
+            (0.1..=86_400.0).contains(&self.seconds),
+            "--seconds {}: must be from 0.1 to 86400",
+            self.seconds
+        );
+        ensure!(self.mtu >= MTU_MIN, "--mtu {}: must be at least {MTU_MIN}", self.mtu);
+        ensure!(
+            devices * depth * size <= BUFFERS_BYTES_MAX,
+            "--devices, --depth and --size together need {} MiB of buffers; at most {} MiB",
+            (devices * depth * size) >> 20,
+            BUFFERS_BYTES_MAX >> 20
+        );
+        ensure!(
+            self.image_bytes.is_multiple_of(1 << 20)
+                && self.image_bytes >= (64 << 20).max(size)
+                && self.image_bytes <= 1 << 40,
+            "--image-bytes {}: must be whole MiB, from 64M (and one read) to 1024G",
+            self.image_bytes
+        );
+        if let Some(bytes) = self.request {
+            ensure!(
+                bytes > 0 && bytes.is_multiple_of(unit) && bytes <= 64 << 10,
+                "--request {bytes}: must be whole units of {unit}, up to 64K"
+            );
+        }
+        let needed = devices + 64;
+        ensure!(
+            open_files_limit().is_none_or(|limit| limit >= needed),
+            "--devices {devices}: needs {needed} open files; raise the limit with `ulimit -n {needed}`"
+        );
+        Ok(())
+    }
+}
+
+/// The soft limit of open files; none when the system does not say.
+fn open_files_limit() -> Option<u64> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+/// What is read at both edges of the window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sample {
+    at: Nanos,
+    node_cpu_ns: Option<u64>,
+    fleet_cpu_ns: u64,
+    counts: Counts,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// Flags that cannot work, a node that cannot be started or reached; reads that failed, bytes that are wrong.
+pub fn run(args: &ReadArgs) -> anyhow::Result<()> {
+    args.check()?;
+    let provenance = Provenance::of_this_machine();
+    // The node is started before this thread is pinned: it would inherit the core.
+    let node = if args.servers.is_empty() { Some(start_node(args)?) } else { None };
+    let pinned = !args.no_pin && pin(CORES.1);
+    let servers = node.as_ref().map_or_else(|| args.servers.clone(), |node| vec![node.login]);
+    let mut random = Random::new(args.seed);
+    let config = DevicesConfig {
+        servers,
+        devices: args.devices as usize,
+        mtu: args.mtu,
+        request_bytes: args.request.map(|bytes| u32::try_from(bytes).expect("checked above")),
+    };
+    let mut devices = Devices::log_in(&config, &mut random)?;
+    ensure!(
+        devices.image_bytes() >= args.size,
+        "the vDisk has {} bytes, fewer than one read",
+        devices.image_bytes()
+    );
+    let check = match (args.verify, &node) {
+        (true, _) => Check::EveryByte,
+        (false, Some(_)) => Check::Stamps,
+        (false, None) => Check::Nothing,
+    };
+    if node.is_some() {
+        warm(args, &mut devices)?;
+    }
+    let enters_before = node.as_ref().and_then(NodeProcess::enters);
+    let (tally, samples) = measure(args, check, random, &mut devices, node.as_ref())?;
+    let enters_after = node.as_ref().and_then(NodeProcess::enters);
+    let fragment_bytes = devices.fragment_bytes();
+    devices.detach()?;
+    drop(node);
+    let mut report = make_report(args, &tally, &samples, provenance);
+    report.check = check;
+    report.pinned = pinned;
+    report.fragment_bytes = fragment_bytes;
+    report.node_enters_per_read = match (enters_before, enters_after) {
+        (Some(before), Some(after)) => Some(ratio(after - before, tally.reads_all)),
+        _ => None,
+    };
+    report.print(args.json)?;
+    if let Some(reason) = &tally.first_failure {
+        bail!("{} reads failed; the first: {reason}", tally.failed);
+    }
+    ensure!(tally.wrong_bytes == 0, "{} bytes are not the image's", tally.wrong_bytes);
+    ensure!(tally.reads > 0, "no read ended within the window; give more --seconds");
+    Ok(())
+}
+
+fn start_node(args: &ReadArgs) -> anyhow::Result<NodeProcess> {
+    let image = image::make(&image::folder()?, args.seed, args.image_bytes)?;
+    let cache = args.image_bytes + CACHE_BESIDE_BYTES;
+    let mut flags: Vec<String> = ["--login-port", "0", "--io-ports", "0", "--http", "127.0.0.1:0"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    let mut flag = |name: &str, value: String| flags.extend([name.to_owned(), value]);
+    flag("--cache", cache.to_string());
+    flag("--sessions", args.devices.max(1024).to_string());
+    flag("--boot-limit", "0".to_owned());
+    if !args.no_pin {
+        flag("--cores", CORES.0.to_string());
+    }
+    NodeProcess::start(&image, &flags)
+}
+
+/// Pins this thread; false when the core is not there for us.
+fn pin(core: usize) -> bool {
+    let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
+    if !pinned {
+        let _ = writeln!(std::io::stderr(), "core {core} cannot be had: the fleet is not pinned");
+    }
+    pinned
+}
+
+/// Reads the whole image once, so that the node has it in its cache, and checks every stamp on the way.
+fn warm(args: &ReadArgs, devices: &mut Devices) -> anyhow::Result<()> {
+    let (size, depth) = WARM;
+    let job = Job {
+        devices: 1,
+        depth,
+        size,
+        offsets: Offsets::Once { next: 0 },
+        check: Check::Stamps,
+        seed: args.seed,
+        ramp: Nanos::ZERO,
+        window: Nanos::NEVER,
+    };
+    let total = devices.image_bytes() / size as u64;
+    let show = std::io::stderr().is_terminal();
+    let tally = devices
+        .run(
+            job,
+            |_| Ok(()),
+            |done, _| {
+                if show && done % 32 == 0 {
+                    eprint!("\rwarming the cache: {:3} %", done * 100 / total);
+                }
+            },
+        )
+        .context("warming the cache")?;
+    if show {
+        eprintln!("\rwarming the cache: 100 %");
+    }
+    ensure!(
+        tally.failed == 0 && tally.wrong_bytes == 0,
+        "warming the cache: {} reads failed, {} bytes are not the image's",
+        tally.failed,
+        tally.wrong_bytes
+    );
+    Ok(())
+}
+
+fn measure(
+    args: &ReadArgs,
+    check: Check,
+    random: Random,
+    devices: &mut Devices,
+    node: Option<&NodeProcess>,
+) -> anyhow::Result<(Tally, [Sample; 2])> {
+    let count = args.devices as usize;
+    let job = Job {
+        devices: count,
+        depth: args.depth as usize,
+        size: usize::try_from(args.size).expect("checked above"),
+        offsets: match args.pattern {
+            Pattern::Rand => Offsets::Random(random),
+            Pattern::Seq => Offsets::sequential(count, args.size, devices.image_bytes()),
+        },
+        check,
+        seed: args.seed,
+        ramp: RAMP,
+        window: nanos_of(args.seconds),
+    };
+    let mut samples = Vec::with_capacity(2);
+    let edge = |devices: &Devices| -> anyhow::Result<()> {
+        samples.push(Sample {
+            at: clock::now(),
+            node_cpu_ns: node.map(NodeProcess::cpu_ns).transpose()?,
+            fleet_cpu_ns: own_cpu_ns(),
+            counts: devices.counts(),
+        });
+        Ok(())
+    };
+    let show = std::io::stderr().is_terminal();
+    let mut shown = 0;
+    let tally = devices.run(job, edge, |_, elapsed_ms| {
+        if show && elapsed_ms / 1000 != shown {
+            shown = elapsed_ms / 1000;
+            eprint!("\rmeasuring: {shown} s");
+        }
+    })?;
+    if show {
+        eprintln!();
+    }
+    let samples: [Sample; 2] = samples
+        .try_into()
+        .map_err(|_| anyhow::anyhow!("every read failed before the measurement began"))?;
+    Ok((tally, samples))
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a positive number of seconds below 86,401, as checked"
+)]
+fn nanos_of(seconds: f64) -> Nanos {
+    Nanos((seconds * 1e9) as u64)
+}
+
+/// Processor time of this thread in nanoseconds.
+fn own_cpu_ns() -> u64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^53")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    round(part as f64 / whole.max(1) as f64, 3)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^53")]
+fn make_report(
+    args: &ReadArgs,
+    tally: &Tally,
+    samples: &[Sample; 2],
+    provenance: Provenance,
+) -> Report {
+    let [begin, end] = samples;
+    let seconds = end.at.since(begin.at).0 as f64 / 1e9;
+    let bytes = tally.reads * args.size;
+    let node_cpu_ns = begin.node_cpu_ns.zip(end.node_cpu_ns).map(|(a, b)| b.saturating_sub(a));
+    let percentile = |q: f64| round(tally.latency.value_at_quantile(q) as f64 / 1e3, 1);
+    let per_read = |of: fn(&Counts) -> u64| ratio(of(&end.counts) - of(&begin.counts), tally.reads);
+    Report {
+        iops: round(tally.reads as f64 / seconds, 1),
+        mib_per_s: round(bytes as f64 / seconds / f64::from(1 << 20), 2),
+        p50_us: percentile(0.5),
+        p99_us: percentile(0.99),
+        p999_us: percentile(0.999),
+        max_us: round(tally.latency.max() as f64 / 1e3, 1),
+        reads: tally.reads,
+        failed: tally.failed,
+        wrong_bytes: tally.wrong_bytes,
+        check: Check::Nothing,
+        node_cpu_us_per_read: node_cpu_ns
+            .map(|ns| round(ns as f64 / 1e3 / tally.reads.max(1) as f64, 3)),
+        node_cpu_s_per_gib: node_cpu_ns
+            .map(|ns| round(ns as f64 / 1e9 / (bytes.max(1) as f64 / f64::from(1 << 30)), 4)),
+        node_cpu_s: node_cpu_ns.map(|ns| round(ns as f64 / 1e9, 3)),
+        fleet_cpu_s: round((end.fleet_cpu_ns - begin.fleet_cpu_ns) as f64 / 1e9, 3),
+        node_enters_per_read: None,
+        fleet_enters_per_read: per_read(|c| c.enters),
+        fleet_trains_in_per_read: per_read(|c| c.trains_in),
+        fleet_datagrams_in_per_read: per_read(|c| c.datagrams_in),
+        fleet_receives_starved: end.counts.starved - begin.counts.starved,
+        requests: end.counts.requests - begin.counts.requests,
+        retries: end.counts.retries - begin.counts.retries,
+        devices: args.devices,
+        depth: args.depth,
+        size: args.size,
+        pattern: args.pattern,
+        mtu: args.mtu,
+        fragment_bytes: 0,
+        seconds: round(seconds, 3),
+        pinned: false,
+        provenance,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        read: ReadArgs,
+    }
+
+    fn check(flags: &[&str]) -> Result<ReadArgs, String> {
+        let line = Line::try_parse_from(std::iter::once(&"read").chain(flags));
+        let args = line.map_err(|e| e.to_string())?.read;
+        args.check().map(|()| args).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn the_usual_lines_parse() {
+        let line = "--devices 64 --depth 4 --size 4K --pattern rand --seconds 5 --mtu 1500 --verify --json";
+        let args = check(&line.split(' ').collect::<Vec<_>>()).unwrap();
+        assert_eq!((args.size, args.pattern), (4096, Pattern::Rand));
+        let servers = check(&["--servers", "127.0.0.1:6910,[::1]:6910"]).unwrap().servers;
+        assert_eq!(servers.len(), 2);
+        assert_eq!(check(&["--size", "1M", "--pattern", "seq"]).unwrap().size, 1 << 20);
+    }
+
+    #[test]
+    fn every_refusal_names_the_flag() {
+        for (flags, words) in [
+            (&["--devices", "0"][..], "--devices 0"),
+            (&["--depth", "0"], "--depth 0"),
+            (&["--size", "100"], "--size 100"),
+            (&["--size", "64M"], "--size"),
+            (&["--size", "big"], "'big' is no size"),
+            (&["--size", "K"], "'K' is no size"),
+            (&["--seconds", "0"], "--seconds 0"),
+            (&["--seconds", "NaN"], "--seconds NaN"),
+            (&["--mtu", "576"], "--mtu 576"),
+            (&["--pattern", "zigzag"], "zigzag"),
+            (&["--devices", "4096", "--depth", "64", "--size", "1M"], "of buffers"),
+            (&["--image-bytes", "1M"], "--image-bytes"),
+            (&["--request", "6K"], "--request 6144"),
+            (&["--servers", "nowhere"], "nowhere"),
+        ] {
+            let error = check(flags).unwrap_err();
+            assert!(error.contains(words), "{flags:?} gave: {error}");
+        }
+    }
+}

@@ -8,8 +8,8 @@
 //! device <── listen:port <──(lost? late?)── forward:port
 //! ```
 
-use std::collections::{BinaryHeap, HashMap};
 use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 
@@ -98,10 +98,21 @@ struct Relay {
 /// # Errors
 /// When a port cannot be bound.
 pub fn run(args: RelayArgs) -> anyhow::Result<()> {
-    anyhow::ensure!((0.0..1.0).contains(&args.loss), "--loss {}: must be from 0 up to, not including, 1", args.loss);
+    anyhow::ensure!(
+        (0.0..1.0).contains(&args.loss),
+        "--loss {}: must be from 0 up to, not including, 1",
+        args.loss
+    );
     let mut relay = Relay::bind(args)?;
-    println!("ready: {} -> {} ports {}-{} loss {} jitter {} ms", relay.args.listen, relay.args.forward,
-        relay.args.ports.0, relay.args.ports.1, relay.args.loss, relay.args.jitter_ms);
+    println!(
+        "ready: {} -> {} ports {}-{} loss {} jitter {} ms",
+        relay.args.listen,
+        relay.args.forward,
+        relay.args.ports.0,
+        relay.args.ports.1,
+        relay.args.loss,
+        relay.args.jitter_ms
+    );
     io::stdout().flush()?;
     let mut events = Events::with_capacity(1024);
     loop {
@@ -123,14 +134,25 @@ impl Relay {
         let mut listeners = Vec::new();
         for port in args.ports.0..=args.ports.1 {
             let addr = SocketAddr::new(args.listen, port);
-            let mut socket = UdpSocket::bind(addr)
-                .with_context(|| format!("binding {addr}: is another program on that port? choose other --ports"))?;
+            let mut socket = UdpSocket::bind(addr).with_context(|| {
+                format!("binding {addr}: is another program on that port? choose other --ports")
+            })?;
             poll.registry().register(&mut socket, Token(listeners.len()), Interest::READABLE)?;
             listeners.push(socket);
         }
         let random = Random::new(args.seed);
-        Ok(Relay { args, poll, listeners, flows: Vec::new(), by_client: HashMap::new(), late: BinaryHeap::new(),
-            held: HashMap::new(), next_id: 0, random, tally: Tally::default() })
+        Ok(Relay {
+            args,
+            poll,
+            listeners,
+            flows: Vec::new(),
+            by_client: HashMap::new(),
+            late: BinaryHeap::new(),
+            held: HashMap::new(),
+            next_id: 0,
+            random,
+            tally: Tally::default(),
+        })
     }
 
     /// Takes what one socket holds. mio reports edges, so the socket is emptied.
@@ -204,7 +226,8 @@ impl Relay {
         let sent = if to_client {
             self.listeners[*port_index].send_to(bytes, *client)
         } else {
-            let port = self.args.ports.0 + u16::try_from(*port_index).expect("at most 65,535 ports");
+            let port =
+                self.args.ports.0 + u16::try_from(*port_index).expect("at most 65,535 ports");
             upstream.send_to(bytes, SocketAddr::new(self.args.forward, port))
         };
         match sent {

@@ -1,9 +1,142 @@
-//! Where figures come from: machine, kernel, commit. Every report carries it.
+//! Reports: figures, and where they come from (machine, kernel, commit, load).
 
 use std::fs;
+use std::io::{self, Write};
 use std::process::Command;
 
 use serde::Serialize;
+
+use crate::fleet::Check;
+use crate::read::Pattern;
+
+/// Figures of a run of `read`. Keys of the JSON object are the fields' names.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// Reads per second.
+    pub iops: f64,
+    /// 2^20 bytes per second.
+    pub mib_per_s: f64,
+    /// Latencies, from the caller's read to its last byte.
+    pub p50_us: f64,
+    /// 99 of 100.
+    pub p99_us: f64,
+    /// 999 of 1000.
+    pub p999_us: f64,
+    /// The longest.
+    pub max_us: f64,
+    /// Reads that ended within the window.
+    pub reads: u64,
+    /// Reads that failed, in the window or not.
+    pub failed: u64,
+    /// Bytes that are not the image's, in the window or not.
+    pub wrong_bytes: u64,
+    /// How bytes were checked.
+    pub check: Check,
+    /// The node's processor time, all threads; none when the node is not ours.
+    pub node_cpu_us_per_read: Option<f64>,
+    /// The same per 2^30 bytes.
+    pub node_cpu_s_per_gib: Option<f64>,
+    /// The same in all.
+    pub node_cpu_s: Option<f64>,
+    /// Processor time of the fleet's thread.
+    pub fleet_cpu_s: f64,
+    /// The node's system calls per read, ramp included.
+    pub node_enters_per_read: Option<f64>,
+    /// The fleet's.
+    pub fleet_enters_per_read: f64,
+    /// Trains that the fleet received, per read.
+    pub fleet_trains_in_per_read: f64,
+    /// Datagrams that the fleet received, per read.
+    pub fleet_datagrams_in_per_read: f64,
+    /// Receives of the fleet that found no buffer.
+    pub fleet_receives_starved: u64,
+    /// Requests sent, repeats included.
+    pub requests: u64,
+    /// Requests sent again because fragments did not arrive.
+    pub retries: u64,
+    /// Devices.
+    pub devices: u32,
+    /// Reads outstanding per device.
+    pub depth: u32,
+    /// Bytes of a read.
+    pub size: u64,
+    /// Where reads went.
+    pub pattern: Pattern,
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// Data bytes of a fragment.
+    pub fragment_bytes: usize,
+    /// Length of the window.
+    pub seconds: f64,
+    /// Whether the fleet's thread had a core of its own.
+    pub pinned: bool,
+    /// Where the figures come from.
+    pub provenance: Provenance,
+}
+
+impl Report {
+    /// Prints a table, or one JSON object.
+    ///
+    /// # Errors
+    /// When standard output is gone.
+    pub fn print(&self, json: bool) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        if json {
+            serde_json::to_writer(&mut out, self)?;
+            writeln!(out)?;
+        } else {
+            self.table(&mut out)?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    fn table(&self, out: &mut impl Write) -> io::Result<()> {
+        let Report { devices, depth, size, pattern, mtu, provenance: p, .. } = self;
+        let known = |figure: Option<f64>| figure.map_or("unknown".to_owned(), |f| f.to_string());
+        writeln!(out, "{devices} devices x {depth} reads of {size} bytes, {pattern:?}, MTU {mtu}")?;
+        writeln!(out, "  reads/s        {:>12}", self.iops)?;
+        writeln!(out, "  MiB/s          {:>12}", self.mib_per_s)?;
+        writeln!(
+            out,
+            "  latency        {:>12} µs half, {} µs 99 %, {} µs 99.9 %, {} µs longest",
+            self.p50_us, self.p99_us, self.p999_us, self.max_us
+        )?;
+        writeln!(
+            out,
+            "  reads          {:>12} in {} s; {} failed, {} wrong bytes (checked: {:?})",
+            self.reads, self.seconds, self.failed, self.wrong_bytes, self.check
+        )?;
+        writeln!(out, "  requests       {:>12}, {} of them again", self.requests, self.retries)?;
+        writeln!(
+            out,
+            "  node           {:>12} µs of processor per read, {} s per GiB, {} io_uring_enter per read",
+            known(self.node_cpu_us_per_read),
+            known(self.node_cpu_s_per_gib),
+            known(self.node_enters_per_read)
+        )?;
+        writeln!(
+            out,
+            "  fleet          {:>12} s of processor, {} io_uring_enter per read, {} datagrams in {} trains per read",
+            self.fleet_cpu_s,
+            self.fleet_enters_per_read,
+            self.fleet_datagrams_in_per_read,
+            self.fleet_trains_in_per_read
+        )?;
+        writeln!(
+            out,
+            "  {} | {} x {} | Linux {} | load {}",
+            p.commit, p.cores, p.cpu, p.kernel, p.load_average
+        )
+    }
+}
+
+/// Rounds to so many decimals.
+#[must_use]
+pub fn round(figure: f64, decimals: i32) -> f64 {
+    let scale = 10f64.powi(decimals);
+    (figure * scale).round() / scale
+}
 
 /// Facts without which a figure says nothing.
 #[derive(Debug, Serialize)]
@@ -16,6 +149,8 @@ pub struct Provenance {
     pub cpu: String,
     /// Processors online.
     pub cores: usize,
+    /// Load average over the last minute, before the run: others on the machine make figures worse.
+    pub load_average: f64,
     /// Version of this program.
     pub version: &'static str,
 }
@@ -25,21 +160,35 @@ impl Provenance {
     #[must_use]
     pub fn of_this_machine() -> Provenance {
         let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-        let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
+        let model =
+            cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         Provenance {
             commit: commit(),
-            kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
             cpu: model.map_or_else(|| "unknown".to_owned(), |(_, name)| name.to_owned()),
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            load_average: load_average(),
             version: env!("CARGO_PKG_VERSION"),
         }
     }
 }
 
+fn load_average() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0.0)
+}
+
 fn commit() -> String {
-    let output = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]).output();
+    let output = Command::new("git")
+        .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
+        .output();
     match output {
-        Ok(output) if output.status.success() => String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+        Ok(output) if output.status.success() => {
+            String::from_utf8_lossy(&output.stdout).trim().to_owned()
+        }
         _ => "unknown".to_owned(),
     }
 }

@@ -1,0 +1,493 @@
+//! A closed loop of reads: each device keeps as many outstanding as it is told, and asks for the next one when one is done.
+//!
+//! Buffers travel: a read's buffer comes back with its answer and goes out with the next read, so nothing is allocated per
+//! read. What the loop does per read beside that is one histogram entry and the check of the bytes.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, bail};
+use diskstream_device::driver::{Fleet, FleetConfig, Member, Ports};
+use diskstream_device::session::{Event, Session, SessionConfig};
+use diskstream_ring::{Wait, clock};
+use diskstream_wire::{Mac, Nanos};
+use hdrhistogram::Histogram;
+
+use crate::image;
+use crate::random::Random;
+
+/// The longest turn without anything to do, so that stage changes are noticed. Guessed.
+const TURN_MAX: Nanos = Nanos::from_millis(20);
+/// Devices must have logged in after this: 4,096 of them take about a second here. Guessed.
+const LOGIN_LIMIT: Nanos = Nanos::from_secs(30);
+/// A loop in which no read ends for so long has hung: longer than a device needs to give up a node and find another.
+const STALL_LIMIT: Nanos = Nanos::from_secs(30);
+/// Wait for the answers that are still out when the time is over. Guessed.
+const LAST_ANSWERS: Nanos = Nanos::from_secs(5);
+/// Wait for the node to confirm that devices leave. Guessed.
+const DETACH_LIMIT: Nanos = Nanos::from_secs(2);
+/// Bounds and digits of latencies in nanoseconds: 1 µs to 100 s, three digits.
+const LATENCY: (u64, u64, u8) = (1_000, 100_000_000_000, 3);
+
+/// How the bytes that arrive are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Check {
+    /// Not at all: the vDisk is not ours.
+    Nothing,
+    /// Each unit's stamp.
+    Stamps,
+    /// Every byte.
+    EveryByte,
+}
+
+/// Where the next read begins.
+#[derive(Clone, Debug)]
+pub enum Offsets {
+    /// Each stretch of the image once, in order, whoever asks.
+    Once {
+        /// The next one.
+        next: u64,
+    },
+    /// Each device goes on from its own start, and begins anew at the end.
+    Sequential {
+        /// The next one of each device.
+        next: Vec<u64>,
+    },
+    /// Anywhere, in multiples of the read's size.
+    Random(Random),
+}
+
+impl Offsets {
+    /// Each of `devices` starts where its share of the image begins.
+    #[must_use]
+    pub fn sequential(devices: usize, size: u64, image_bytes: u64) -> Offsets {
+        let slots = image_bytes / size;
+        let next = (0..devices as u64).map(|i| slots * i / devices as u64 * size).collect();
+        Offsets::Sequential { next }
+    }
+
+    /// The next offset for this device; none when all was read.
+    fn next(&mut self, member: Member, size: u64, image_bytes: u64) -> Option<u64> {
+        match self {
+            Offsets::Once { next } => {
+                let offset = *next;
+                *next += size;
+                (offset + size <= image_bytes).then_some(offset)
+            }
+            Offsets::Sequential { next } => {
+                let offset = next[member];
+                let after = offset + size;
+                next[member] = if after + size <= image_bytes { after } else { 0 };
+                Some(offset)
+            }
+            Offsets::Random(random) => Some(random.below(image_bytes / size) * size),
+        }
+    }
+}
+
+/// Reads to be done.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// Devices that take part, the first ones.
+    pub devices: usize,
+    /// Reads that each has outstanding.
+    pub depth: usize,
+    /// Bytes of a read.
+    pub size: usize,
+    /// Where.
+    pub offsets: Offsets,
+    /// How the answers are checked.
+    pub check: Check,
+    /// Seed of the image's bytes.
+    pub seed: u64,
+    /// Time before the window opens.
+    pub ramp: Nanos,
+    /// Length of the window; `NEVER`: until the offsets end.
+    pub window: Nanos,
+}
+
+/// What the reads of a window cost and found.
+#[derive(Debug)]
+pub struct Tally {
+    /// Reads that ended well within the window.
+    pub reads: u64,
+    /// All that ended well, the window's included.
+    pub reads_all: u64,
+    /// Reads that failed, in the window or not.
+    pub failed: u64,
+    /// Bytes that are not the image's, in the window or not.
+    pub wrong_bytes: u64,
+    /// Latencies of the window's reads in nanoseconds.
+    pub latency: Histogram<u64>,
+    /// Why the first failed read failed.
+    pub first_failure: Option<String>,
+}
+
+/// Counters of the fleet at one moment.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// Requests sent, repeats included.
+    pub requests: u64,
+    /// Requests sent again because fragments did not arrive.
+    pub retries: u64,
+    /// Calls of `io_uring_enter`.
+    pub enters: u64,
+    /// Trains received.
+    pub trains_in: u64,
+    /// Datagrams received.
+    pub datagrams_in: u64,
+    /// Receives that found no free buffer.
+    pub starved: u64,
+}
+
+/// The devices.
+pub struct Devices {
+    fleet: Fleet,
+    image_bytes: u64,
+    node: Option<SocketAddr>,
+}
+
+/// What the fleet is made of.
+#[derive(Clone, Debug)]
+pub struct DevicesConfig {
+    /// Login addresses of nodes.
+    pub servers: Vec<SocketAddr>,
+    /// How many devices.
+    pub devices: usize,
+    /// Largest IP packet.
+    pub mtu: u16,
+    /// Bytes of a request on the wire; none: the device's own default.
+    pub request_bytes: Option<u32>,
+}
+
+impl Devices {
+    /// Logs in all devices.
+    ///
+    /// # Errors
+    /// When sockets or the ring cannot be had, a node refuses a device, or not all are in when the time is over.
+    pub fn log_in(config: &DevicesConfig, random: &mut Random) -> anyhow::Result<Devices> {
+        let devices = u16::try_from(config.devices).context("more devices than sockets")?;
+        let mut fleet = Fleet::new(&FleetConfig {
+            sockets: devices.saturating_add(2),
+            // A whole train each; devices of a large fleet get small trains, and few of them at one time.
+            receive_buffers: 256,
+            sends: devices.clamp(64, 1024),
+            shared_notices: true,
+            ..FleetConfig::default()
+        })?;
+        for index in 0..devices {
+            let mut session = SessionConfig::new(config.servers.clone(), mac_of(index));
+            session.mtu = config.mtu;
+            "diskstream-bench".clone_into(&mut session.software);
+            if let Some(bytes) = config.request_bytes {
+                session.request_bytes = bytes;
+            }
+            let mut seed = [0u8; 32];
+            for word in seed.as_chunks_mut::<8>().0 {
+                *word = random.bits().to_le_bytes();
+            }
+            fleet.add(session, Ports::Free, seed)?;
+        }
+        let mut devices = Devices { fleet, image_bytes: 0, node: None };
+        devices.wait_opened()?;
+        Ok(devices)
+    }
+
+    fn wait_opened(&mut self) -> anyhow::Result<()> {
+        let limit = clock::now() + LOGIN_LIMIT;
+        let (mut opened, mut refused) = (0, None);
+        while opened < self.fleet.len() {
+            let (image_bytes, at) = (&mut self.image_bytes, &mut self.node);
+            self.fleet.turn(
+                Wait::Until(clock::now() + TURN_MAX),
+                |member, _, event, _| match event {
+                    Event::Opened { disk, node } => {
+                        *image_bytes = disk.size_bytes;
+                        *at = Some(node);
+                        opened += 1;
+                    }
+                    Event::Rejected { node, reason, text } => {
+                        refused.get_or_insert(format!(
+                            "{node} refused device {member}: {reason:?}: {}",
+                            text.as_str()
+                        ));
+                    }
+                    _ => {}
+                },
+            )?;
+            if let Some(refused) = refused {
+                bail!("{refused}");
+            }
+            if clock::now() > limit {
+                let all = self.fleet.len();
+                bail!(
+                    "{opened} of {all} devices logged in within {} s: is the node there, with room for them \
+                     (--sessions, --boot-limit)?",
+                    LOGIN_LIMIT.as_millis() / 1000
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Bytes of the vDisk.
+    #[must_use]
+    pub fn image_bytes(&self) -> u64 {
+        self.image_bytes
+    }
+
+    /// Data bytes of a fragment, as negotiated by the first device.
+    #[must_use]
+    pub fn fragment_bytes(&self) -> usize {
+        self.fleet.session(0).status(clock::now()).fragment_bytes
+    }
+
+    /// The counters now.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        let ring = self.fleet.ring_stats();
+        let mut counts = Counts {
+            enters: ring.enters,
+            trains_in: ring.trains_received,
+            datagrams_in: ring.datagrams_received,
+            starved: ring.receives_starved,
+            ..Counts::default()
+        };
+        for member in 0..self.fleet.len() {
+            let session = self.fleet.session(member).counters();
+            counts.requests += session.requests;
+            counts.retries += session.retries;
+        }
+        counts
+    }
+
+    /// Does a job. `edge` is called when the window opens and when it closes.
+    ///
+    /// # Errors
+    /// When the ring fails, or no read ends for [`STALL_LIMIT`].
+    pub fn run(
+        &mut self,
+        job: Job,
+        mut edge: impl FnMut(&Devices) -> anyhow::Result<()>,
+        mut progress: impl FnMut(u64, u64),
+    ) -> anyhow::Result<Tally> {
+        let start = clock::now();
+        let opens = start + job.ramp;
+        let mut closes = opens + job.window;
+        let mut work = Work::new(job, self.image_bytes);
+        self.begin(&mut work, start)?;
+        let mut seen = (0, start);
+        loop {
+            self.fleet.turn(
+                Wait::Until(clock::now() + TURN_MAX),
+                |member, session, event, now| {
+                    if let Event::ReadDone { token, buffer, result } = event {
+                        work.done(member, session, token, buffer, result.err(), now);
+                    }
+                },
+            )?;
+            let now = clock::now();
+            if work.stage == Stage::Ramp && now >= opens {
+                edge(self)?;
+                // The window is as long as was asked, wherever it begins.
+                closes = clock::now() + work.job.window;
+                work.stage = Stage::Window;
+            }
+            if work.stage == Stage::Window && (now >= closes || work.outstanding == 0) {
+                edge(self)?;
+                work.stage = Stage::Last;
+                closes = now;
+            }
+            if work.outstanding == 0 {
+                return Ok(work.tally);
+            }
+            if work.stage == Stage::Last && now > closes + LAST_ANSWERS {
+                work.tally.failed += work.outstanding;
+                work.tally.first_failure.get_or_insert_with(|| "it was never answered".to_owned());
+                return Ok(work.tally);
+            }
+            let ended = work.tally.reads_all + work.tally.failed;
+            if ended != seen.0 {
+                seen = (ended, now);
+                progress(ended, now.since(start).as_millis());
+            } else if now.since(seen.1) > STALL_LIMIT {
+                bail!("no read ended for {} s", STALL_LIMIT.as_millis() / 1000);
+            }
+        }
+    }
+
+    fn begin(&mut self, work: &mut Work, now: Nanos) -> anyhow::Result<()> {
+        for member in 0..work.job.devices {
+            for slot in 0..work.job.depth {
+                let Some(offset) = work.next_offset(member) else { return Ok(()) };
+                let token = (member * work.job.depth + slot) as u64;
+                work.slots[member * work.job.depth + slot] = Slot { offset, started: now };
+                self.fleet
+                    .session_mut(member)
+                    .read(token, offset, vec![0; work.job.size], now)
+                    .map_err(|refused| anyhow::anyhow!("device {member}: {refused}"))?;
+                work.outstanding += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says goodbye, so that the node need not find out.
+    ///
+    /// # Errors
+    /// When the ring fails.
+    pub fn detach(mut self) -> anyhow::Result<()> {
+        let limit = clock::now() + DETACH_LIMIT;
+        for member in 0..self.fleet.len() {
+            self.fleet.session_mut(member).detach(clock::now());
+        }
+        let mut closed = 0;
+        while closed < self.fleet.len() && clock::now() < limit {
+            self.fleet.turn(Wait::Until(clock::now() + TURN_MAX), |_, _, event, _| {
+                closed += usize::from(matches!(event, Event::Closed));
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Reads run, nothing is counted yet.
+    Ramp,
+    /// Reads are counted.
+    Window,
+    /// No more reads are asked for.
+    Last,
+}
+
+/// A read under way.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    offset: u64,
+    started: Nanos,
+}
+
+/// A job under way.
+struct Work {
+    job: Job,
+    image_bytes: u64,
+    stage: Stage,
+    slots: Vec<Slot>,
+    outstanding: u64,
+    tally: Tally,
+}
+
+impl Work {
+    fn new(job: Job, image_bytes: u64) -> Work {
+        let (low, high, digits) = LATENCY;
+        let latency = Histogram::new_with_bounds(low, high, digits)
+            .expect("bounds and digits are those of the crate's page");
+        let tally = Tally {
+            reads: 0,
+            reads_all: 0,
+            failed: 0,
+            wrong_bytes: 0,
+            latency,
+            first_failure: None,
+        };
+        let slots = vec![Slot::default(); job.devices * job.depth];
+        Work { job, image_bytes, stage: Stage::Ramp, slots, outstanding: 0, tally }
+    }
+
+    fn next_offset(&mut self, member: Member) -> Option<u64> {
+        self.job.offsets.next(member, self.job.size as u64, self.image_bytes)
+    }
+
+    /// Counts an answer and asks for the next read with its buffer.
+    fn done(
+        &mut self,
+        member: Member,
+        session: &mut Session,
+        token: u64,
+        buffer: Vec<u8>,
+        error: Option<diskstream_device::session::ReadError>,
+        now: Nanos,
+    ) {
+        let index = usize::try_from(token).expect("tokens are indices of slots");
+        let slot = self.slots[index];
+        self.outstanding -= 1;
+        match error {
+            None => self.count(slot, &buffer, now),
+            Some(error) => {
+                self.tally.failed += 1;
+                self.tally.first_failure.get_or_insert_with(|| error.to_string());
+            }
+        }
+        // A read that failed would fail again at once, and for ever: the loop gets shorter instead.
+        if self.stage == Stage::Last || error.is_some() {
+            return;
+        }
+        let Some(offset) = self.next_offset(member) else { return };
+        self.slots[index] = Slot { offset, started: now };
+        match session.read(token, offset, buffer, now) {
+            Ok(()) => self.outstanding += 1,
+            Err(refused) => {
+                self.tally.failed += 1;
+                self.tally.first_failure.get_or_insert_with(|| refused.to_string());
+            }
+        }
+    }
+
+    fn count(&mut self, slot: Slot, buffer: &[u8], now: Nanos) {
+        self.tally.reads_all += 1;
+        if self.stage == Stage::Window {
+            self.tally.reads += 1;
+            self.tally.latency.saturating_record(now.since(slot.started).0.max(LATENCY.0));
+        }
+        if self.job.check != Check::Nothing {
+            let thorough = self.job.check == Check::EveryByte;
+            self.tally.wrong_bytes +=
+                image::wrong_bytes(self.job.seed, slot.offset, buffer, thorough);
+        }
+    }
+}
+
+/// A locally administered address per device.
+fn mac_of(index: u16) -> Mac {
+    let [high, low] = index.to_be_bytes();
+    Mac([0x02, 0xd5, 0, 0, high, low])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequential_devices_start_apart_and_wrap() {
+        let mut offsets = Offsets::sequential(4, 4096, 10 * 4096);
+        let first: Vec<_> = (0..4).map(|m| offsets.next(m, 4096, 10 * 4096).unwrap()).collect();
+        assert_eq!(first, [0, 2 * 4096, 5 * 4096, 7 * 4096]);
+        let rest: Vec<_> = (0..4).map(|_| offsets.next(3, 4096, 10 * 4096).unwrap()).collect();
+        assert_eq!(rest, [8 * 4096, 9 * 4096, 0, 4096]);
+    }
+
+    #[test]
+    fn one_pass_reads_each_stretch_once() {
+        let mut offsets = Offsets::Once { next: 0 };
+        let all: Vec<_> = std::iter::from_fn(|| offsets.next(0, 8192, 5 * 8192)).collect();
+        assert_eq!(all, [0, 8192, 16_384, 24_576, 32_768]);
+    }
+
+    #[test]
+    fn random_reads_stay_inside_and_aligned() {
+        let mut offsets = Offsets::Random(Random::new(5));
+        for _ in 0..1000 {
+            let offset = offsets.next(0, 8192, 100_000).unwrap();
+            assert!(offset + 8192 <= 100_000 && offset.is_multiple_of(8192));
+        }
+    }
+
+    #[test]
+    fn every_device_has_an_address_of_its_own() {
+        let all: std::collections::HashSet<_> = (0..=u16::MAX).map(|i| mac_of(i).0).collect();
+        assert_eq!(all.len(), 65_536);
+        assert!(all.iter().all(|mac| mac[0] == 2));
+    }
+}
