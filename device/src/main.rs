@@ -5,6 +5,7 @@ mod attach;
 mod cli;
 mod show;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
         cli::Command::Attach(attach) => {
             // First of all: it starts the program anew.
             let spared = if attach.root_storage { attach::spare() } else { Ok(()) };
-            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+            start_log(filter);
             spared.and_then(|()| attach::run(&attach))
         }
         cli::Command::Status(status) => show::run(&status),
@@ -29,4 +30,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Logs go to standard error, in colour only on a terminal (and never with `NO_COLOR`, see no-color.org).
+fn start_log(filter: EnvFilter) {
+    let colours = std::io::stderr().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours)
+        .with_target(false)
+        .init();
 }

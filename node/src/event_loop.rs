@@ -253,12 +253,16 @@ impl EventLog {
             return;
         }
         *written += 1;
-        let more = std::mem::take(kept_back);
-        let vdisk = event.vdisk().and_then(|v| vdisks.get(index(v))).map_or("", String::as_str);
+        let vdisk = event.vdisk().and_then(|v| vdisks.get(index(v)));
+        let of = vdisk.map_or_else(String::new, |name| format!("vDisk {name}: "));
+        let more = match std::mem::take(kept_back) {
+            0 => String::new(),
+            n => format!(" ({n} more of this kind were not logged)"),
+        };
         match event.severity() {
-            Severity::Info => tracing::info!(vdisk, more, "{event}"),
-            Severity::Warning => tracing::warn!(vdisk, more, "{event}"),
-            Severity::Error => tracing::error!(vdisk, more, "{event}"),
+            Severity::Info => tracing::info!("{of}{event}{more}"),
+            Severity::Warning => tracing::warn!("{of}{event}{more}"),
+            Severity::Error => tracing::error!("{of}{event}{more}"),
         }
     }
 }

@@ -89,6 +89,7 @@ fn announce(node: &RunningNode, http: Option<SocketAddr>) -> anyhow::Result<()> 
         .vdisks()
         .unwrap_or_default()
         .iter()
+        .filter(|v| v.is_eligible())
         .map(|v| format!("{}:{}", v.name, v.content_id))
         .collect();
     let http = http.map_or_else(|| "off".to_owned(), |addr| addr.to_string());

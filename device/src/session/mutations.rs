@@ -1,26 +1,28 @@
 //! Planted defects, which the simulator must catch. Only with the feature `mutations`.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::cell::Cell;
 
 /// A defect to plant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Mutation {
     /// None.
-    None = 0,
+    None,
     /// Believe every unit whatever its sum.
-    DropSumCheck = 1,
+    DropSumCheck,
     /// Accept datagrams of a session whatever their tag.
-    AcceptForeignTag = 2,
+    AcceptForeignTag,
 }
 
-static PLANTED: AtomicU8 = AtomicU8::new(Mutation::None as u8);
+thread_local! {
+    // Of the thread: simulated worlds run side by side, one a thread, and only one of them is to have the defect.
+    static PLANTED: Cell<Mutation> = const { Cell::new(Mutation::None) };
+}
 
-/// Plants a defect for the whole process.
+/// Plants a defect in every session that this thread runs, until another is planted.
 pub fn plant(mutation: Mutation) {
-    PLANTED.store(mutation as u8, Ordering::Relaxed);
+    PLANTED.set(mutation);
 }
 
 pub(super) fn is_planted(mutation: Mutation) -> bool {
-    PLANTED.load(Ordering::Relaxed) == mutation as u8
+    PLANTED.get() == mutation
 }
