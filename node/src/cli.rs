@@ -81,7 +81,7 @@ pub struct ServeArgs {
     /// UDP ports of the shards, one each: FIRST-LAST, or 0 for free ones.
     #[arg(long)]
     pub io_ports: Option<PortRange>,
-    /// UDP port between nodes of a farm.
+    /// UDP port between nodes of a farm (kept for the peer protocol; nothing listens there yet).
     #[arg(long, default_value_t = limits::PEER_PORTS.0)]
     pub peer_port: u16,
     /// Address of metrics and health over HTTP, or off.
