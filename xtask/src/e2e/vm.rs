@@ -136,6 +136,13 @@ fn boot(job: &mut Job<'_>, spec: Spec<'_>, accel: &str) -> anyhow::Result<()> {
     if let Some(node) = export.nodes.first() {
         let page = http::get(&node.http, "/metrics")?.body;
         job.say(&page);
+        let again = http::metric(&page, "diskstream_reads_again_total").unwrap_or(0.0);
+        let reads = http::metric(&page, "diskstream_reads_total").unwrap_or(0.0);
+        job.note(format!(
+            "loss {loss}: the node counts {reads:.0} reads, {again:.0} of them asked again"
+        ));
+        // Otherwise the run would prove nothing: the datagrams went past the relay, or it lost none.
+        anyhow::ensure!(spec.loss.is_none() || again > 0.0, "nothing was lost on the way");
     }
     export.finish()
 }
