@@ -1,0 +1,129 @@
+//! Judges of what nodes send, who know nothing of how they decide.
+//!
+//! * *Amplification*: an address that never echoed a cookie or a tag that was sent to it gets no more bytes than came in
+//!   its name.
+//! * *Forgery*: nothing answers a forged read with data.
+//! * *Silence*: a node that runs answers every read of a session of its own within a bound, be it "pending".
+//!
+//! Bytes and reads are judged at the devices, pins at the nodes.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+
+use diskstream_wire::{LoginComplete, LoginPortReply, LoginStart, Message, Nanos, Read, decode};
+
+use crate::hostile::{FORGED_MARK, is_victim};
+use crate::network::Datagram;
+
+/// A read must meet some answer within this time. Derived: `ReadPending` after 10 ms, then a full send queue of 64 MiB
+/// at the simulated 1 GiB/s; rounded up.
+pub const ANSWER_WITHIN: Nanos = Nanos::from_millis(250);
+
+#[derive(Default)]
+struct Account {
+    bytes_in: u64,
+    bytes_out: u64,
+    secrets: HashSet<[u8; 16]>,
+    proven: bool,
+}
+
+/// What one node sent and received, per address.
+#[derive(Default)]
+pub struct Judge {
+    accounts: HashMap<SocketAddr, Account>,
+    /// Session tags that this node gave out, with the address that they went to.
+    tags: HashMap<u64, SocketAddr>,
+    unanswered: HashMap<(SocketAddr, u64), Nanos>,
+}
+
+fn tag_secret(tag: u64) -> [u8; 16] {
+    let mut secret = [0; 16];
+    secret[..8].copy_from_slice(&tag.to_be_bytes());
+    secret
+}
+
+impl Judge {
+    /// Forgets the node's sessions: it crashed.
+    pub fn node_restarted(&mut self) {
+        self.tags.clear();
+        self.unanswered.clear();
+    }
+
+    /// A datagram reaches the node, which looks at it now.
+    pub fn node_receives(&mut self, datagram: &Datagram, now: Nanos) {
+        let account = self.accounts.entry(datagram.from).or_default();
+        account.bytes_in += datagram.bytes.len() as u64;
+        let Ok(decoded) = decode(&datagram.bytes) else { return };
+        match decoded.message {
+            Message::LoginStart(LoginStart { cookie, .. }) if account.secrets.contains(&cookie) => {
+                account.proven = true;
+            }
+            Message::Read(Read { tag, request_id, .. }) => {
+                account.proven |= account.secrets.contains(&tag_secret(tag));
+                if self.tags.get(&tag) == Some(&datagram.from) {
+                    self.unanswered.entry((datagram.from, request_id)).or_insert(now);
+                }
+            }
+            _ => {
+                let tag =
+                    u64::from_be_bytes(datagram.bytes[8..16].try_into().expect("a decoded header"));
+                account.proven |= account.secrets.contains(&tag_secret(tag));
+            }
+        }
+    }
+
+    /// The node sends a datagram.
+    pub fn node_sends(&mut self, datagram: &Datagram) {
+        let account = self.accounts.entry(datagram.to).or_default();
+        account.bytes_out += datagram.bytes.len() as u64;
+        assert!(
+            account.proven || account.bytes_out <= account.bytes_in,
+            "judge of amplification: {} was sent {} bytes and {} came in its name",
+            datagram.to,
+            account.bytes_out,
+            account.bytes_in
+        );
+        assert!(
+            !is_victim(datagram.to) || !account.proven,
+            "judge of amplification: a forged address was believed"
+        );
+        let Ok(decoded) = decode(&datagram.bytes) else { panic!("a node sent what is no message") };
+        match decoded.message {
+            Message::LoginPortReply(LoginPortReply { cookie, .. }) => {
+                account.secrets.insert(cookie);
+            }
+            Message::LoginComplete(LoginComplete { session_tag, .. }) => {
+                account.secrets.insert(tag_secret(session_tag));
+                self.tags.insert(session_tag, datagram.to);
+            }
+            Message::ReadData(m) => self.answered(datagram.to, m.request_id, true),
+            Message::ReadZero(m) => self.answered(datagram.to, m.request_id, true),
+            Message::ReadPending(m) => self.answered(datagram.to, m.request_id, true),
+            Message::ReadBusy(m) => self.answered(datagram.to, m.request_id, true),
+            Message::ReadError(m) => self.answered(datagram.to, m.request_id, true),
+            Message::UnknownSession(m) => self.answered(datagram.to, m.request_id, false),
+            _ => {}
+        }
+    }
+
+    fn answered(&mut self, to: SocketAddr, request_id: u64, served: bool) {
+        let forged = request_id & 0xFFFF_FFFF_0000_0000 == FORGED_MARK;
+        assert!(!(forged && served), "judge of forgery: a read with a foreign tag was served");
+        self.unanswered.remove(&(to, request_id));
+    }
+
+    /// Checks for silence. `paused`: the node was not running of late.
+    pub fn check_silence(&mut self, now: Nanos, paused: bool) {
+        if paused {
+            self.unanswered.clear();
+            return;
+        }
+        for ((to, request_id), since) in &self.unanswered {
+            assert!(
+                now.since(*since) <= ANSWER_WITHIN,
+                "judge of silence: read {request_id:#x} of {to} met no answer for {} ms",
+                now.since(*since).as_millis()
+            );
+        }
+    }
+}

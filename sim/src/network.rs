@@ -1,0 +1,125 @@
+//! Links: every datagram on its way, with what the world does to it.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+
+use diskstream_wire::{Nanos, ReadData};
+
+use crate::options::LinkFaults;
+use crate::random::Random;
+
+/// A datagram on its way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Source.
+    pub from: SocketAddr,
+    /// Destination.
+    pub to: SocketAddr,
+    /// Payload.
+    pub bytes: Vec<u8>,
+}
+
+/// Datagrams on their way at most. Past it links lose them, as full queues do; the judge checks that healthy worlds
+/// stay far below.
+pub const IN_FLIGHT_MAX: usize = 200_000;
+
+/// Flips a bit of the vDisk's data, as memory of a switch or a card does behind the UDP checksum (Stone and Partridge,
+/// "When the CRC and TCP checksum disagree", 2000). Headers are what that checksum is trusted for.
+fn corrupt(bytes: &mut [u8], random: &mut Random) {
+    if let Some(data) = bytes.get_mut(ReadData::BYTES..)
+        && !data.is_empty()
+    {
+        let at = random.index(data.len());
+        data[at] ^= 1 << random.below(8);
+    }
+}
+
+/// All links of a world.
+pub struct Network {
+    faults: LinkFaults,
+    queue: BinaryHeap<Reverse<(Nanos, u64)>>,
+    on_the_way: HashMap<u64, Datagram>,
+    next: u64,
+    cut: HashSet<(IpAddr, IpAddr)>,
+    random: Random,
+    /// Most datagrams that were ever on their way.
+    pub peak: usize,
+}
+
+impl Network {
+    /// Links with these faults.
+    #[must_use]
+    pub fn new(faults: LinkFaults, random: Random) -> Network {
+        Network {
+            faults,
+            queue: BinaryHeap::new(),
+            on_the_way: HashMap::new(),
+            next: 0,
+            cut: HashSet::new(),
+            random,
+            peak: 0,
+        }
+    }
+
+    /// Changes what happens to datagrams sent from now on, and ends all cuts.
+    pub fn heal(&mut self, faults: LinkFaults) {
+        self.faults = faults;
+        self.cut.clear();
+    }
+
+    /// Lets nothing through from one host to another, or everything again.
+    pub fn set_cut(&mut self, from: IpAddr, to: IpAddr, cut: bool) {
+        if cut {
+            self.cut.insert((from, to));
+        } else {
+            self.cut.remove(&(from, to));
+        }
+    }
+
+    /// Takes a datagram.
+    pub fn send(&mut self, now: Nanos, datagram: &Datagram) {
+        let faults = self.faults;
+        if self.cut.contains(&(datagram.from.ip(), datagram.to.ip()))
+            || self.random.chance_ppm(faults.loss_ppm)
+            || self.on_the_way.len() >= IN_FLIGHT_MAX
+        {
+            return;
+        }
+        let copies = if self.random.chance_ppm(faults.duplicate_ppm) { 2 } else { 1 };
+        for _ in 0..copies {
+            let mut datagram = datagram.clone();
+            if self.random.chance_ppm(faults.corrupt_ppm) {
+                corrupt(&mut datagram.bytes, &mut self.random);
+            }
+            let at = now + faults.delay + Nanos(self.random.below(faults.jitter.0 + 1));
+            self.queue.push(Reverse((at, self.next)));
+            self.on_the_way.insert(self.next, datagram);
+            self.next += 1;
+        }
+        self.peak = self.peak.max(self.on_the_way.len());
+    }
+
+    /// Delivers a datagram later: its receiver is not looking.
+    pub fn hold(&mut self, datagram: Datagram, until: Nanos) {
+        self.queue.push(Reverse((until, self.next)));
+        self.on_the_way.insert(self.next, datagram);
+        self.next += 1;
+    }
+
+    /// When the next datagram arrives.
+    #[must_use]
+    pub fn next_arrival(&self) -> Nanos {
+        self.queue.peek().map_or(Nanos::NEVER, |Reverse((at, _))| *at)
+    }
+
+    /// A datagram that has arrived by `now`.
+    pub fn receive(&mut self, now: Nanos) -> Option<Datagram> {
+        let &Reverse((at, id)) = self.queue.peek()?;
+        if at > now {
+            return None;
+        }
+        self.queue.pop();
+        self.on_the_way.remove(&id)
+    }
+}

@@ -1,0 +1,342 @@
+//! A node in the world: its real shards over simulated sockets, disk and delayed queues between cores.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use diskstream_node::cache::Cache;
+use diskstream_node::farm::Farm;
+use diskstream_node::shard::{
+    BootSlots, DiskRead, Input, Limits, Mutation, NodeShared, Outbox, Shard, ShardMessage,
+    SocketRole, VdiskEntry, WallClock,
+};
+use diskstream_node::trust::{FarmKey, Keys};
+use diskstream_ring::{Arena, ArenaConfig, Errno, HugePages, LocalAddr, SendPlan};
+use diskstream_wire::{ContentId, Endpoint, Nanos, NodeEntry};
+
+use crate::image::SimImage;
+use crate::network::Datagram;
+use crate::options::{DiskFaults, Options};
+use crate::random::Random;
+
+/// Login port of every node.
+pub const LOGIN_PORT: u16 = 6910;
+/// Bytes of a cache block.
+pub const BLOCK_BYTES: usize = 64 * 1024;
+
+/// The address of a node.
+#[must_use]
+pub fn node_ip(node: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::new(10, 0, u8::try_from(node).expect("few nodes"), 1))
+}
+
+/// Something that a shard waits for.
+enum Due {
+    Disk(DiskRead),
+    Sent { plan: Box<SendPlan>, payload: Vec<u8> },
+    Message(ShardMessage),
+}
+
+struct SimShard {
+    shard: Shard,
+    out: Outbox,
+    queue: BinaryHeap<Reverse<(Nanos, u64)>>,
+    due: HashMap<u64, Due>,
+}
+
+/// A node that runs, or that crashed and waits for its restart.
+pub struct SimNode {
+    number: usize,
+    shards: Vec<SimShard>,
+    arena: Arc<Arena>,
+    image: SimImage,
+    faults: DiskFaults,
+    shard_delay: Nanos,
+    next: u64,
+    random: Random,
+    /// Paused until then: nothing is looked at.
+    pub paused_until: Nanos,
+    /// Most of anything that was ever queued at a shard.
+    pub peak_due: usize,
+}
+
+/// How a node is to start.
+pub struct NodeSetup<'a> {
+    /// Its number.
+    pub number: usize,
+    /// The world.
+    pub options: &'a Options,
+    /// What it serves.
+    pub image: &'a SimImage,
+    /// The secret of the farm.
+    pub farm_key: [u8; 32],
+    /// What its disk does.
+    pub faults: DiskFaults,
+    /// The bug planted in it.
+    pub mutation: Option<Mutation>,
+}
+
+impl SimNode {
+    /// Starts a node.
+    #[must_use]
+    pub fn start(setup: &NodeSetup<'_>, now: Nanos, random: &mut Random) -> SimNode {
+        let options = setup.options;
+        let bytes = options.frames * BLOCK_BYTES;
+        let arena = Arc::new(
+            Arena::new(&ArenaConfig { bytes, huge_pages: HugePages::Off }).expect("some memory"),
+        );
+        let shared = Arc::new(shared(setup, &arena, now, random));
+        let shards = (0..options.shards)
+            .map(|index| {
+                let index = u16::try_from(index).expect("few shards");
+                let shard = Shard::new(index, Arc::clone(&shared), random.seed());
+                let shard = shard.with_mutation(setup.mutation);
+                let out = Outbox::new(&shared.limits);
+                SimShard { shard, out, queue: BinaryHeap::new(), due: HashMap::new() }
+            })
+            .collect();
+        SimNode {
+            number: setup.number,
+            shards,
+            arena,
+            image: setup.image.clone(),
+            faults: setup.faults,
+            shard_delay: options.shard_delay,
+            next: 0,
+            random: Random::new(random.bits()),
+            paused_until: Nanos::ZERO,
+            peak_due: 0,
+        }
+    }
+
+    /// Changes the disk's faults for reads that start from now on.
+    pub fn set_faults(&mut self, faults: DiskFaults) {
+        self.faults = faults;
+    }
+
+    /// Hands a datagram to the shard that reads its port, and what that sends to `sent`.
+    pub fn receive(&mut self, datagram: &Datagram, now: Nanos, sent: &mut Vec<Datagram>) {
+        let port = datagram.to.port();
+        let (shard, socket) = if port == LOGIN_PORT {
+            (0, SocketRole::Login)
+        } else {
+            (usize::from(port.wrapping_sub(LOGIN_PORT + 1)), SocketRole::Io)
+        };
+        if shard >= self.shards.len() {
+            return;
+        }
+        let local = Some(LocalAddr::new(datagram.to.ip()));
+        let input = Input::Datagram { socket, from: datagram.from, local, bytes: &datagram.bytes };
+        self.step(shard, input, now, sent);
+    }
+
+    /// Tells every shard to drain towards these nodes.
+    pub fn drain(
+        &mut self,
+        deadline: Nanos,
+        successors: &[usize],
+        now: Nanos,
+        sent: &mut Vec<Datagram>,
+    ) {
+        let entries: Vec<NodeEntry> = successors.iter().map(|&n| entry(n)).collect();
+        for shard in 0..self.shards.len() {
+            self.step(shard, Input::Drain { deadline, successors: &entries }, now, sent);
+        }
+    }
+
+    /// True when every shard has drained.
+    #[must_use]
+    pub fn drained(&self) -> bool {
+        self.shards.iter().all(|s| s.shard.drained())
+    }
+
+    /// When something happens here by itself.
+    #[must_use]
+    pub fn next_event(&self) -> Nanos {
+        let next = self.shards.iter().map(|s| {
+            let due = s.queue.peek().map_or(Nanos::NEVER, |Reverse((at, _))| *at);
+            due.earlier(s.shard.next_deadline())
+        });
+        let soonest = next.fold(Nanos::NEVER, Nanos::earlier);
+        if soonest < self.paused_until { self.paused_until } else { soonest }
+    }
+
+    /// Does what is due.
+    pub fn advance(&mut self, now: Nanos, sent: &mut Vec<Datagram>) {
+        if now < self.paused_until {
+            return;
+        }
+        for shard in 0..self.shards.len() {
+            while let Some(due) = self.take_due(shard, now) {
+                match due {
+                    Due::Disk(read) => {
+                        let result = self.disk(&read);
+                        self.step(shard, Input::DiskDone { token: read.token, result }, now, sent);
+                    }
+                    Due::Sent { plan, payload } => {
+                        self.check_unchanged(&plan, &payload);
+                        let result = Ok(u32::try_from(payload.len()).expect("one send"));
+                        self.step(shard, Input::Sent { plan, result }, now, sent);
+                    }
+                    Due::Message(message) => self.step(shard, Input::FromShard(message), now, sent),
+                }
+            }
+            let s = &mut self.shards[shard];
+            if s.shard.next_deadline() <= now {
+                s.shard.flush(now, &mut s.out);
+                self.dispatch(shard, now, sent);
+            }
+        }
+    }
+
+    /// Sessions that the node holds.
+    #[must_use]
+    pub fn sessions(&self) -> u64 {
+        self.shards.iter().map(|s| s.shard.counters().sessions.get()).sum()
+    }
+
+    fn take_due(&mut self, shard: usize, now: Nanos) -> Option<Due> {
+        let s = &mut self.shards[shard];
+        let &Reverse((at, id)) = s.queue.peek()?;
+        if at > now {
+            return None;
+        }
+        s.queue.pop();
+        s.due.remove(&id)
+    }
+
+    fn step(&mut self, shard: usize, input: Input<'_>, now: Nanos, sent: &mut Vec<Datagram>) {
+        let s = &mut self.shards[shard];
+        s.shard.step(input, now, &mut s.out);
+        s.shard.flush(now, &mut s.out);
+        s.shard.check_invariants(&s.out);
+        self.dispatch(shard, now, sent);
+    }
+
+    fn dispatch(&mut self, shard: usize, now: Nanos, sent: &mut Vec<Datagram>) {
+        let out = &mut self.shards[shard].out;
+        let mut sends = std::mem::take(&mut out.sends);
+        let mut reads = std::mem::take(&mut out.reads);
+        let mut messages = std::mem::take(&mut out.messages);
+        out.events.clear();
+        for (role, plan) in sends.drain(..) {
+            let mut payload = Vec::new();
+            self.payload(&plan, &mut payload);
+            let port = match role {
+                SocketRole::Login => LOGIN_PORT,
+                SocketRole::Io => LOGIN_PORT + 1 + u16::try_from(shard).expect("few shards"),
+            };
+            let from = SocketAddr::new(node_ip(self.number), port);
+            let segment = if plan.segment_bytes == 0 {
+                payload.len()
+            } else {
+                usize::from(plan.segment_bytes)
+            };
+            for bytes in payload.chunks(segment.max(1)) {
+                sent.push(Datagram { from, to: plan.peer, bytes: bytes.to_vec() });
+            }
+            // A send may wait on a card: until then its frames must not change.
+            let delay = Nanos(self.random.below(2_000_000));
+            self.enqueue(shard, now + delay, Due::Sent { plan, payload });
+        }
+        for read in reads.drain(..) {
+            let latency = if self.random.chance_ppm(self.faults.slow_ppm) {
+                self.faults.slow
+            } else {
+                self.faults.latency
+            };
+            let delay = Nanos(self.random.below(latency.0 + 1));
+            self.enqueue(shard, now + delay, Due::Disk(read));
+        }
+        for (to, message) in messages.drain(..) {
+            let delay = Nanos(self.random.below(self.shard_delay.0 + 1));
+            self.enqueue(usize::from(to), now + delay, Due::Message(message));
+        }
+        // The lists keep their memory.
+        let out = &mut self.shards[shard].out;
+        (out.sends, out.reads, out.messages) = (sends, reads, messages);
+    }
+
+    fn enqueue(&mut self, shard: usize, at: Nanos, due: Due) {
+        let s = &mut self.shards[shard];
+        s.queue.push(Reverse((at, self.next)));
+        s.due.insert(self.next, due);
+        self.next += 1;
+        self.peak_due = self.peak_due.max(s.due.len());
+    }
+
+    fn payload(&self, plan: &SendPlan, into: &mut Vec<u8>) {
+        plan.copy_payload(into, |offset, len, out| {
+            crate::sys::copy_from(&self.arena, offset, len, out);
+        });
+    }
+
+    /// The judge of pins: what a send points to is what it pointed to when it was handed over.
+    fn check_unchanged(&self, plan: &SendPlan, then: &[u8]) {
+        let mut now = Vec::new();
+        self.payload(plan, &mut now);
+        assert!(now == then, "judge of pins: a frame changed while a send still named it");
+    }
+
+    fn disk(&mut self, read: &DiskRead) -> Result<u32, Errno> {
+        if self.random.chance_ppm(self.faults.error_ppm) {
+            return Err(Errno::EIO);
+        }
+        let start = usize::try_from(read.file_offset).expect("a small image");
+        let len = usize::try_from(read.len).expect("a block");
+        let end = (start + len).min(self.image.size);
+        let mut bytes = self.image.padded[start.min(end)..end].to_vec();
+        if self.random.chance_ppm(self.faults.rot_ppm) && !bytes.is_empty() {
+            let at = self.random.index(bytes.len());
+            bytes[at] ^= 1;
+        }
+        crate::sys::copy_to(&self.arena, read.arena_offset, &bytes);
+        Ok(u32::try_from(bytes.len()).expect("a block"))
+    }
+}
+
+/// A node as lists name it.
+#[must_use]
+pub fn entry(node: usize) -> NodeEntry {
+    let login = Endpoint::from(SocketAddr::new(node_ip(node), LOGIN_PORT));
+    NodeEntry { login, rating: 100, ..NodeEntry::default() }
+}
+
+fn shared(
+    setup: &NodeSetup<'_>,
+    arena: &Arc<Arena>,
+    now: Nanos,
+    random: &mut Random,
+) -> NodeShared {
+    let &NodeSetup { number, options, image, farm_key, .. } = setup;
+    let me = SocketAddr::new(node_ip(number), LOGIN_PORT);
+    let others = (0..options.nodes).filter(|&n| n != number);
+    let logins: Vec<SocketAddr> = std::iter::once(me)
+        .chain(others.map(|n| SocketAddr::new(node_ip(n), LOGIN_PORT)))
+        .collect();
+    let cache = Arc::new(Cache::new(Arc::clone(arena), BLOCK_BYTES).expect("sizes that fit"));
+    let content_id = ContentId(image.hashes.content_id().0);
+    let vdisk =
+        VdiskEntry::new("disk", content_id, image.map.clone(), Some(Arc::clone(&image.hashes)));
+    let vdisks = OnceLock::new();
+    assert!(vdisks.set(vec![Arc::new(vdisk)]).is_ok(), "a new cell is empty");
+    NodeShared {
+        keys: Keys::derive(&FarmKey::new(farm_key)),
+        farm: Arc::new(Farm::single_image(Path::new("/images/disk.img"), &logins, 4)),
+        own_node: 0,
+        vdisks,
+        cache,
+        boot_slots: BootSlots::new(4),
+        login_endpoint: me,
+        io_endpoints: (0..options.shards)
+            .map(|s| {
+                SocketAddr::new(node_ip(number), LOGIN_PORT + 1 + u16::try_from(s).expect("few"))
+            })
+            .collect(),
+        placement_seed: random.seed(),
+        wall_clock: WallClock::new(1_700_000_000, now),
+        limits: Limits { sessions_max: 64, plans: 64, flights_max: 64, ..Limits::default() },
+    }
+}
