@@ -130,6 +130,8 @@ pub struct Counts {
     pub requests: u64,
     /// Requests sent again because fragments did not arrive.
     pub retries: u64,
+    /// Fragments that had arrived before, or whose read was over.
+    pub late: u64,
     /// Calls of `io_uring_enter`.
     pub enters: u64,
     /// Trains received.
@@ -257,6 +259,7 @@ impl Devices {
             let session = self.fleet.session(member).counters();
             counts.requests += session.requests;
             counts.retries += session.retries;
+            counts.late += session.fragments_late;
         }
         counts
     }

@@ -14,6 +14,34 @@ use crate::sys;
 /// Wait for the node's metrics.
 const HTTP_WAIT: Duration = Duration::from_secs(2);
 
+/// What a thread, or several, had of the processor.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuTime {
+    /// Time on a processor in nanoseconds.
+    pub used_ns: u64,
+    /// Time spent ready to run while others had the processor: what a busy machine takes away.
+    pub waited_ns: u64,
+}
+
+impl CpuTime {
+    /// Reads a `schedstat` file (Documentation/scheduler/sched-stats.rst: first time on, then time waiting for, a
+    /// processor); zeros when it is gone with its thread.
+    pub fn read(path: &Path) -> CpuTime {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let mut numbers = text.split_whitespace().map(|n| n.parse().unwrap_or(0));
+        let used_ns = numbers.next().unwrap_or(0);
+        CpuTime { used_ns, waited_ns: numbers.next().unwrap_or(0) }
+    }
+
+    /// What was added since `earlier`.
+    pub fn since(self, earlier: CpuTime) -> CpuTime {
+        CpuTime {
+            used_ns: self.used_ns.saturating_sub(earlier.used_ns),
+            waited_ns: self.waited_ns.saturating_sub(earlier.waited_ns),
+        }
+    }
+}
+
 /// A node that this run started. Ended, by its process id, when dropped.
 #[derive(Debug)]
 pub struct NodeProcess {
@@ -65,19 +93,19 @@ impl NodeProcess {
         Ok(NodeProcess { child, login, http })
     }
 
-    /// Processor time that the node has used, all threads, in nanoseconds.
+    /// Processor time that the node has used and waited for, all threads.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn cpu_ns(&self) -> anyhow::Result<u64> {
+    pub fn cpu(&self) -> anyhow::Result<CpuTime> {
         let tasks = format!("/proc/{}/task", self.child.id());
-        let mut sum = 0;
-        for task in
-            fs::read_dir(&tasks).with_context(|| format!("reading {tasks}: did the node end?"))?
-        {
-            // First field: time on a processor in ns (Documentation/scheduler/sched-stats.rst).
-            let text = fs::read_to_string(task?.path().join("schedstat")).unwrap_or_default();
-            sum += text.split_whitespace().next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+        let mut sum = CpuTime::default();
+        let listed =
+            fs::read_dir(&tasks).with_context(|| format!("reading {tasks}: did the node end?"))?;
+        for task in listed {
+            let time = CpuTime::read(&task?.path().join("schedstat"));
+            sum.used_ns += time.used_ns;
+            sum.waited_ns += time.waited_ns;
         }
         Ok(sum)
     }

@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
@@ -12,7 +13,7 @@ use diskstream_wire::limits::UNIT_BYTES;
 
 use crate::fleet::{Check, Counts, Devices, DevicesConfig, Job, Offsets, Tally};
 use crate::image;
-use crate::node_process::NodeProcess;
+use crate::node_process::{CpuTime, NodeProcess};
 use crate::random::Random;
 use crate::report::{Provenance, Report, round};
 
@@ -159,8 +160,8 @@ fn open_files_limit() -> Option<u64> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Sample {
     at: Nanos,
-    node_cpu_ns: Option<u64>,
-    fleet_cpu_ns: u64,
+    node: Option<CpuTime>,
+    fleet: CpuTime,
     counts: Counts,
 }
 
@@ -308,8 +309,8 @@ fn measure(
     let edge = |devices: &Devices| -> anyhow::Result<()> {
         samples.push(Sample {
             at: clock::now(),
-            node_cpu_ns: node.map(NodeProcess::cpu_ns).transpose()?,
-            fleet_cpu_ns: own_cpu_ns(),
+            node: node.map(NodeProcess::cpu).transpose()?,
+            fleet: CpuTime::read(Path::new("/proc/thread-self/schedstat")),
             counts: devices.counts(),
         });
         Ok(())
@@ -340,12 +341,6 @@ fn nanos_of(seconds: f64) -> Nanos {
     Nanos((seconds * 1e9) as u64)
 }
 
-/// Processor time of this thread in nanoseconds.
-fn own_cpu_ns() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
-}
-
 #[expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^53")]
 fn ratio(part: u64, whole: u64) -> f64 {
     round(part as f64 / whole.max(1) as f64, 3)
@@ -361,7 +356,10 @@ fn make_report(
     let [begin, end] = samples;
     let seconds = end.at.since(begin.at).0 as f64 / 1e9;
     let bytes = tally.reads * args.size;
-    let node_cpu_ns = begin.node_cpu_ns.zip(end.node_cpu_ns).map(|(a, b)| b.saturating_sub(a));
+    let node = begin.node.zip(end.node).map(|(begin, end)| end.since(begin));
+    let node_cpu_ns = node.map(|node| node.used_ns);
+    let fleet = end.fleet.since(begin.fleet);
+    let to_seconds = |ns: u64| round(ns as f64 / 1e9, 3);
     let percentile = |q: f64| round(tally.latency.value_at_quantile(q) as f64 / 1e3, 1);
     let per_read = |of: fn(&Counts) -> u64| ratio(of(&end.counts) - of(&begin.counts), tally.reads);
     Report {
@@ -379,14 +377,17 @@ fn make_report(
             .map(|ns| round(ns as f64 / 1e3 / tally.reads.max(1) as f64, 3)),
         node_cpu_s_per_gib: node_cpu_ns
             .map(|ns| round(ns as f64 / 1e9 / (bytes.max(1) as f64 / f64::from(1 << 30)), 4)),
-        node_cpu_s: node_cpu_ns.map(|ns| round(ns as f64 / 1e9, 3)),
-        fleet_cpu_s: round((end.fleet_cpu_ns - begin.fleet_cpu_ns) as f64 / 1e9, 3),
+        node_cpu_s: node_cpu_ns.map(to_seconds),
+        node_cpu_wait_s: node.map(|node| to_seconds(node.waited_ns)),
+        fleet_cpu_s: to_seconds(fleet.used_ns),
+        fleet_cpu_wait_s: to_seconds(fleet.waited_ns),
         node_enters_per_read: None,
         fleet_enters_per_read: per_read(|c| c.enters),
         fleet_trains_in_per_read: per_read(|c| c.trains_in),
         fleet_datagrams_in_per_read: per_read(|c| c.datagrams_in),
         fleet_receives_starved: end.counts.starved - begin.counts.starved,
         requests: end.counts.requests - begin.counts.requests,
+        late_datagrams: end.counts.late - begin.counts.late,
         retries: end.counts.retries - begin.counts.retries,
         devices: args.devices,
         depth: args.depth,

@@ -1,7 +1,8 @@
 //! A relay that loses and delays datagrams on purpose, for testing on one machine.
 //!
 //! It stands in for a node at another address: the node is told `--advertise` with the relay's address, so devices
-//! send everything here. Every client gets an upstream socket of its own, so the node sees one peer per client.
+//! send everything here. Every client gets an upstream socket of its own, so the node sees one peer per client. What a node
+//! sends of its own accord to a device's notice port does not pass: no datagram from there opened a way back.
 //!
 //! ```text
 //! device ──> listen:port ──(lost? late?)──> forward:port     one upstream socket per (client, port)
@@ -9,15 +10,18 @@
 //! ```
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use anyhow::Context;
 use diskstream_ring::clock;
 use diskstream_wire::Nanos;
-use mio::net::UdpSocket;
+use mio::net::{UdpSocket, UnixStream};
 use mio::{Events, Interest, Poll, Token};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use socket2::{Domain, Socket, Type};
 
 use crate::random::Random;
 
@@ -27,6 +31,10 @@ const FLOWS_MAX: usize = 16_384;
 const DELAYED_MAX: usize = 65_536;
 /// Datagrams taken from one socket before the next gets its turn.
 const BATCH: usize = 64;
+/// Buffers asked for, both ways; the kernel grants up to `net.core.rmem_max` and `wmem_max`. As much as devices ask for.
+const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// The stream that says when to end.
+const STOP: Token = Token(usize::MAX - 1);
 
 /// What the relay does.
 #[derive(Clone, Debug, clap::Args)]
@@ -83,9 +91,14 @@ struct Tally {
 struct Relay {
     args: RelayArgs,
     poll: Poll,
+    /// Kept so that it stays registered.
+    _stop: UnixStream,
     listeners: Vec<UdpSocket>,
     flows: Vec<Flow>,
     by_client: HashMap<(SocketAddr, usize), usize>,
+    /// Sockets that may hold something, in turn.
+    ready: VecDeque<usize>,
+    /// When a held datagram goes on, by its id.
     late: BinaryHeap<Reverse<(Nanos, u64)>>,
     held: HashMap<u64, Delayed>,
     next_id: u64,
@@ -93,7 +106,7 @@ struct Relay {
     tally: Tally,
 }
 
-/// Relays until the process is ended.
+/// Relays until the process is told to end.
 ///
 /// # Errors
 /// When a port cannot be bound.
@@ -103,8 +116,16 @@ pub fn run(args: RelayArgs) -> anyhow::Result<()> {
         "--loss {}: must be from 0 up to, not including, 1",
         args.loss
     );
-    let mut relay = Relay::bind(args)?;
-    println!(
+    anyhow::ensure!(
+        args.jitter_ms <= 10_000,
+        "--jitter-ms {}: must be at most 10000",
+        args.jitter_ms
+    );
+    let stop = stop_signals().context("listening for signals")?;
+    let mut relay = Relay::bind(args, stop)?;
+    let mut out = io::stdout();
+    writeln!(
+        out,
         "ready: {} -> {} ports {}-{} loss {} jitter {} ms",
         relay.args.listen,
         relay.args.forward,
@@ -112,29 +133,44 @@ pub fn run(args: RelayArgs) -> anyhow::Result<()> {
         relay.args.ports.1,
         relay.args.loss,
         relay.args.jitter_ms
-    );
-    io::stdout().flush()?;
-    let mut events = Events::with_capacity(1024);
-    loop {
-        let wait = relay.late.peek().map(|Reverse((at, _))| at.since(clock::now()).as_duration());
-        match relay.poll.poll(&mut events, wait) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => other.context("waiting for datagrams")?,
-        }
-        for event in &events {
-            relay.drain(event.token().0);
-        }
-        relay.send_due();
+    )?;
+    out.flush()?;
+    relay.serve()?;
+    let Tally { relayed, lost, refused } = relay.tally;
+    let (flows, held) = (relay.flows.len(), relay.held.len());
+    writeln!(out, "relayed {relayed} lost {lost} refused {refused} held {held} flows {flows}")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// A stream that becomes readable when the process is told to end.
+fn stop_signals() -> io::Result<UnixStream> {
+    let (told, tell) = std::os::unix::net::UnixStream::pair()?;
+    told.set_nonblocking(true)?;
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::low_level::pipe::register(signal, tell.try_clone()?)?;
     }
+    Ok(UnixStream::from_std(told))
+}
+
+/// A socket with room for the bursts that segmented sends arrive as: what the relay loses is what it was told to lose.
+fn bind(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+    socket.bind(&addr.into())?;
+    Ok(UdpSocket::from_std(socket.into()))
 }
 
 impl Relay {
-    fn bind(args: RelayArgs) -> anyhow::Result<Relay> {
+    fn bind(args: RelayArgs, mut stop: UnixStream) -> anyhow::Result<Relay> {
         let poll = Poll::new().context("making a poll instance")?;
+        poll.registry().register(&mut stop, STOP, Interest::READABLE)?;
         let mut listeners = Vec::new();
         for port in args.ports.0..=args.ports.1 {
             let addr = SocketAddr::new(args.listen, port);
-            let mut socket = UdpSocket::bind(addr).with_context(|| {
+            let mut socket = bind(addr).with_context(|| {
                 format!("binding {addr}: is another program on that port? choose other --ports")
             })?;
             poll.registry().register(&mut socket, Token(listeners.len()), Interest::READABLE)?;
@@ -144,9 +180,11 @@ impl Relay {
         Ok(Relay {
             args,
             poll,
+            _stop: stop,
             listeners,
             flows: Vec::new(),
             by_client: HashMap::new(),
+            ready: VecDeque::new(),
             late: BinaryHeap::new(),
             held: HashMap::new(),
             next_id: 0,
@@ -155,25 +193,57 @@ impl Relay {
         })
     }
 
-    /// Takes what one socket holds. mio reports edges, so the socket is emptied.
-    fn drain(&mut self, token: usize) {
-        let mut buffer = [0u8; 65_536];
+    /// Relays until the stop stream is readable.
+    fn serve(&mut self) -> anyhow::Result<()> {
+        let mut events = Events::with_capacity(1024);
+        let mut buffer = vec![0u8; 65_536];
         loop {
-            for _ in 0..BATCH {
-                let taken = if token < self.listeners.len() {
-                    self.listeners[token].recv_from(&mut buffer)
-                } else {
-                    self.flows[token - self.listeners.len()].upstream.recv_from(&mut buffer)
-                };
-                match taken {
-                    Ok((bytes, from)) => self.relay(token, from, &buffer[..bytes]),
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                    // An ICMP error of an earlier send; the datagram it speaks of is lost, as on any network.
-                    Err(_) => {}
+            let wait = if self.ready.is_empty() {
+                let first = self.late.peek();
+                first.map(|Reverse((at, _))| at.since(clock::now()).as_duration())
+            } else {
+                Some(Duration::ZERO)
+            };
+            match self.poll.poll(&mut events, wait) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => other.context("waiting for datagrams")?,
+            }
+            for event in &events {
+                if event.token() == STOP {
+                    return Ok(());
+                }
+                let token = event.token().0;
+                if !self.ready.contains(&token) {
+                    self.ready.push_back(token);
+                }
+            }
+            for _ in 0..self.ready.len() {
+                let Some(token) = self.ready.pop_front() else { break };
+                // mio reports edges: a socket stays in the queue until it was seen empty.
+                if !self.take_batch(token, &mut buffer) {
+                    self.ready.push_back(token);
                 }
             }
             self.send_due();
         }
+    }
+
+    /// Takes some of what one socket holds; true when it is empty.
+    fn take_batch(&mut self, token: usize, buffer: &mut [u8]) -> bool {
+        for _ in 0..BATCH {
+            let taken = if token < self.listeners.len() {
+                self.listeners[token].recv_from(buffer)
+            } else {
+                self.flows[token - self.listeners.len()].upstream.recv_from(buffer)
+            };
+            match taken {
+                Ok((bytes, from)) => self.relay(token, from, &buffer[..bytes]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return true,
+                // An ICMP error of an earlier send; the datagram it speaks of is lost, as on any network.
+                Err(_) => {}
+            }
+        }
+        false
     }
 
     fn relay(&mut self, token: usize, from: SocketAddr, bytes: &[u8]) {
@@ -212,7 +282,7 @@ impl Relay {
         if self.flows.len() >= FLOWS_MAX {
             return Err(io::Error::other("too many flows"));
         }
-        let mut upstream = UdpSocket::bind(SocketAddr::new(self.args.listen, 0))?;
+        let mut upstream = bind(SocketAddr::new(self.args.listen, 0))?;
         let flow = self.flows.len();
         let token = Token(self.listeners.len() + flow);
         self.poll.registry().register(&mut upstream, token, Interest::READABLE)?;
@@ -246,6 +316,20 @@ impl Relay {
             if let Some(delayed) = self.held.remove(&id) {
                 self.send(delayed.to_client, delayed.flow, &delayed.bytes);
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn port_ranges_parse_or_say_why() {
+        assert_eq!(parse_ports("6910-6930"), Ok((6910, 6930)));
+        assert_eq!(parse_ports("7"), Ok((7, 7)));
+        for bad in ["0", "9-8", "x", "", "1-99999"] {
+            assert!(parse_ports(bad).unwrap_err().contains("is no port range"), "{bad}");
         }
     }
 }

@@ -38,8 +38,12 @@ pub struct Report {
     pub node_cpu_s_per_gib: Option<f64>,
     /// The same in all.
     pub node_cpu_s: Option<f64>,
+    /// Time for which the node was ready to run while others had the processor.
+    pub node_cpu_wait_s: Option<f64>,
     /// Processor time of the fleet's thread.
     pub fleet_cpu_s: f64,
+    /// Time for which it was ready to run while others had the processor.
+    pub fleet_cpu_wait_s: f64,
     /// The node's system calls per read, ramp included.
     pub node_enters_per_read: Option<f64>,
     /// The fleet's.
@@ -54,6 +58,8 @@ pub struct Report {
     pub requests: u64,
     /// Requests sent again because fragments did not arrive.
     pub retries: u64,
+    /// Datagrams with data that had arrived before.
+    pub late_datagrams: u64,
     /// Devices.
     pub devices: u32,
     /// Reads outstanding per device.
@@ -107,7 +113,11 @@ impl Report {
             "  reads          {:>12} in {} s; {} failed, {} wrong bytes (checked: {:?})",
             self.reads, self.seconds, self.failed, self.wrong_bytes, self.check
         )?;
-        writeln!(out, "  requests       {:>12}, {} of them again", self.requests, self.retries)?;
+        writeln!(
+            out,
+            "  requests       {:>12}, {} of them again; {} datagrams came twice",
+            self.requests, self.retries, self.late_datagrams
+        )?;
         writeln!(
             out,
             "  node           {:>12} µs of processor per read, {} s per GiB, {} io_uring_enter per read",
@@ -122,6 +132,12 @@ impl Report {
             self.fleet_enters_per_read,
             self.fleet_datagrams_in_per_read,
             self.fleet_trains_in_per_read
+        )?;
+        writeln!(
+            out,
+            "  others         had the processor for {} s while the node, for {} s while the fleet could have run",
+            known(self.node_cpu_wait_s),
+            self.fleet_cpu_wait_s
         )?;
         writeln!(
             out,
