@@ -179,3 +179,26 @@ fn many_notices_wait_for_plans_and_none_is_forgotten() {
     }
     assert_eq!(world.counters(0).sends_no_plan.get(), 0);
 }
+
+#[test]
+fn a_node_ends_while_its_disk_is_still_reading() {
+    let mut world = World::new(Setup::default());
+    world.disk_runs = false;
+    let mut device = Device::new(1).connect(&mut world);
+    let read = device.read_message(0, UNIT);
+    device.send_read(&mut world, &read);
+    world.run();
+    drain(&mut world, 2, &[]);
+    world.pass(Nanos::from_secs(3));
+    assert!(world.shards[0].drained());
+    assert_eq!(world.disk.len(), 1, "the disk is slower than the drain");
+    drop(world);
+
+    // A node that is stopped at once, with replies queued.
+    let mut world = World::new(Setup::default());
+    world.sends_run = false;
+    let mut device = Device::new(1).connect(&mut world);
+    let read = device.read_message(0, UNIT);
+    device.send_read(&mut world, &read);
+    drop(world);
+}

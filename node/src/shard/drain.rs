@@ -229,3 +229,14 @@ impl Shard {
         }
     }
 }
+
+/// A node may end with blocks still on their way from a slow disk and replies queued. Their tickets and pins are not given
+/// back but forgotten: a disk may write to those frames until its read is done, so nobody else is to have them.
+impl Drop for Shard {
+    fn drop(&mut self) {
+        while let Some(index) = self.flights.nth(0) {
+            std::mem::forget(self.flights.remove(index));
+        }
+        self.jobs.forget_all();
+    }
+}

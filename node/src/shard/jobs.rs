@@ -159,6 +159,13 @@ impl Jobs {
         job
     }
 
+    /// Empties the slab without giving pins back: the shard ends.
+    pub(super) fn forget_all(&mut self) {
+        for job in &mut self.slots {
+            std::mem::forget(job.take());
+        }
+    }
+
     #[inline]
     pub(super) fn get(&self, index: u32) -> &Job {
         self.slots[index as usize].as_ref().expect("a listed job exists")
