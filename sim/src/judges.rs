@@ -7,8 +7,8 @@
 //!
 //! Bytes and reads are judged at the devices, pins at the nodes.
 
-use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 
 use diskstream_wire::{LoginComplete, LoginPortReply, LoginStart, Message, Nanos, Read, decode};
 
@@ -27,13 +27,24 @@ struct Account {
     proven: bool,
 }
 
-/// What one node sent and received, per address.
+/// A session that the node told a device about.
+struct Known {
+    at: SocketAddr,
+    /// The device has used it: from then on it is the only one of its address.
+    used: bool,
+}
+
+/// What one node sent and received.
+///
+/// Bytes are counted for each host, not for each port: who has proven a host's address with its I/O port is told of a
+/// drain at its notice port too, which never said anything.
 #[derive(Default)]
 pub struct Judge {
-    accounts: HashMap<SocketAddr, Account>,
-    /// Session tags that this node gave out, with the address that they went to.
-    tags: HashMap<u64, SocketAddr>,
-    unanswered: HashMap<(SocketAddr, u64), Nanos>,
+    accounts: HashMap<IpAddr, Account>,
+    /// Sessions that this node gave out, by their tags.
+    sessions: BTreeMap<u64, Known>,
+    /// Reads by session and request, with the time of arrival. What a session waits for ends with it.
+    unanswered: BTreeMap<(u64, u64), Nanos>,
 }
 
 fn tag_secret(tag: u64) -> [u8; 16] {
@@ -45,36 +56,55 @@ fn tag_secret(tag: u64) -> [u8; 16] {
 impl Judge {
     /// Forgets the node's sessions: it crashed.
     pub fn node_restarted(&mut self) {
-        self.tags.clear();
+        self.sessions.clear();
         self.unanswered.clear();
     }
 
     /// A datagram reaches the node, which looks at it now.
     pub fn node_receives(&mut self, datagram: &Datagram, now: Nanos) {
-        let account = self.accounts.entry(datagram.from).or_default();
+        let account = self.accounts.entry(datagram.from.ip()).or_default();
         account.bytes_in += datagram.bytes.len() as u64;
         let Ok(decoded) = decode(&datagram.bytes) else { return };
-        match decoded.message {
-            Message::LoginStart(LoginStart { cookie, .. }) if account.secrets.contains(&cookie) => {
-                account.proven = true;
-            }
-            Message::Read(Read { tag, request_id, .. }) => {
-                account.proven |= account.secrets.contains(&tag_secret(tag));
-                if self.tags.get(&tag) == Some(&datagram.from) {
-                    self.unanswered.entry((datagram.from, request_id)).or_insert(now);
-                }
-            }
-            _ => {
-                let tag =
-                    u64::from_be_bytes(datagram.bytes[8..16].try_into().expect("a decoded header"));
-                account.proven |= account.secrets.contains(&tag_secret(tag));
-            }
+        if let Message::LoginStart(LoginStart { cookie, .. }) = decoded.message {
+            account.proven |= account.secrets.contains(&cookie);
+            return;
         }
+        let tag = u64::from_be_bytes(datagram.bytes[8..16].try_into().expect("a decoded header"));
+        account.proven |= account.secrets.contains(&tag_secret(tag));
+        if self.sessions.get(&tag).is_none_or(|known| known.at != datagram.from) {
+            return;
+        }
+        self.used(tag, datagram.from);
+        match decoded.message {
+            Message::Read(Read { request_id, .. }) => {
+                self.unanswered.entry((tag, request_id)).or_insert(now);
+            }
+            Message::SessionClose(_) => self.forget(tag),
+            _ => {}
+        }
+    }
+
+    /// A device uses a session: those that it used before at the same address are over.
+    fn used(&mut self, tag: u64, at: SocketAddr) {
+        let known = self.sessions.get_mut(&tag).expect("looked up before");
+        if std::mem::replace(&mut known.used, true) {
+            return;
+        }
+        let over = |(other, known): (&u64, &Known)| {
+            (*other != tag && known.used && known.at == at).then_some(*other)
+        };
+        let over: Vec<u64> = self.sessions.iter().filter_map(over).collect();
+        over.into_iter().for_each(|tag| self.forget(tag));
+    }
+
+    fn forget(&mut self, tag: u64) {
+        self.sessions.remove(&tag);
+        self.unanswered.retain(|&(of, _), _| of != tag);
     }
 
     /// The node sends a datagram.
     pub fn node_sends(&mut self, datagram: &Datagram) {
-        let account = self.accounts.entry(datagram.to).or_default();
+        let account = self.accounts.entry(datagram.to.ip()).or_default();
         account.bytes_out += datagram.bytes.len() as u64;
         assert!(
             account.proven || account.bytes_out <= account.bytes_in,
@@ -94,22 +124,23 @@ impl Judge {
             }
             Message::LoginComplete(LoginComplete { session_tag, .. }) => {
                 account.secrets.insert(tag_secret(session_tag));
-                self.tags.insert(session_tag, datagram.to);
+                self.sessions.insert(session_tag, Known { at: datagram.to, used: false });
             }
-            Message::ReadData(m) => self.answered(datagram.to, m.request_id, true),
-            Message::ReadZero(m) => self.answered(datagram.to, m.request_id, true),
-            Message::ReadPending(m) => self.answered(datagram.to, m.request_id, true),
-            Message::ReadBusy(m) => self.answered(datagram.to, m.request_id, true),
-            Message::ReadError(m) => self.answered(datagram.to, m.request_id, true),
-            Message::UnknownSession(m) => self.answered(datagram.to, m.request_id, false),
+            Message::ReadData(m) => self.answered(m.tag, m.request_id, true),
+            Message::ReadZero(m) => self.answered(m.tag, m.request_id, true),
+            Message::ReadPending(m) => self.answered(m.tag, m.request_id, true),
+            Message::ReadBusy(m) => self.answered(m.tag, m.request_id, true),
+            Message::ReadError(m) => self.answered(m.tag, m.request_id, true),
+            Message::UnknownSession(m) => self.answered(m.tag, m.request_id, false),
+            Message::SessionClosed(m) => self.forget(m.tag),
             _ => {}
         }
     }
 
-    fn answered(&mut self, to: SocketAddr, request_id: u64, served: bool) {
+    fn answered(&mut self, tag: u64, request_id: u64, served: bool) {
         let forged = request_id & 0xFFFF_FFFF_0000_0000 == FORGED_MARK;
         assert!(!(forged && served), "judge of forgery: a read with a foreign tag was served");
-        self.unanswered.remove(&(to, request_id));
+        self.unanswered.remove(&(tag, request_id));
     }
 
     /// Checks for silence. `paused`: the node was not running of late.
@@ -118,10 +149,10 @@ impl Judge {
             self.unanswered.clear();
             return;
         }
-        for ((to, request_id), since) in &self.unanswered {
+        for ((tag, request_id), since) in &self.unanswered {
             assert!(
                 now.since(*since) <= ANSWER_WITHIN,
-                "judge of silence: read {request_id:#x} of {to} met no answer for {} ms",
+                "judge of silence: read {request_id:#x} of session {tag:#x} met no answer for {} ms",
                 now.since(*since).as_millis()
             );
         }

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
+use diskstream_wire::header::Header;
 use diskstream_wire::{Nanos, ReadData};
 
 use crate::options::LinkFaults;
@@ -27,7 +28,8 @@ pub const IN_FLIGHT_MAX: usize = 200_000;
 /// Flips a bit of the vDisk's data, as memory of a switch or a card does behind the UDP checksum (Stone and Partridge,
 /// "When the CRC and TCP checksum disagree", 2000). Headers are what that checksum is trusted for.
 fn corrupt(bytes: &mut [u8], random: &mut Random) {
-    if let Some(data) = bytes.get_mut(ReadData::BYTES..)
+    if Header::peek_kind(bytes) == Some(ReadData::KIND)
+        && let Some(data) = bytes.get_mut(ReadData::BYTES..)
         && !data.is_empty()
     {
         let at = random.index(data.len());
