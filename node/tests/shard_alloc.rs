@@ -6,10 +6,9 @@
     reason = "test values are small, and a failed unwrap fails the test"
 )]
 
+#[path = "../../wire/tests/support/sys.rs"]
+mod counting;
 mod shard_support;
-
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 
 use diskstream_node::shard::{Input, SocketRole};
 use diskstream_wire::{Flags, KeepAlive, Nanos};
@@ -17,34 +16,8 @@ use diskstream_wire::{Flags, KeepAlive, Nanos};
 use shard_support::device::Device;
 use shard_support::{BLOCK, Setup, UNIT, World, local};
 
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is handed on to the system's allocator unchanged; counting touches a thread-local number only.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|n| n.set(n.get() + 1));
-        // SAFETY: the caller's promise is handed on.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: counting::Counting = counting::Counting;
 
 /// Steps and flushes, sends plans back at once, and answers the disk, without the support's own allocations.
 fn turn(world: &mut World, home: &mut Vec<Box<diskstream_ring::SendPlan>>) {
@@ -100,11 +73,11 @@ fn a_running_shard_allocates_nothing() {
         world.now = world.now + Nanos::from_millis(1);
     };
     run(&mut world);
-    let before = ALLOCATIONS.with(Cell::get);
+    let before = counting::allocations();
     for _ in 0..10 {
         run(&mut world);
     }
-    let allocations = ALLOCATIONS.with(Cell::get) - before;
+    let allocations = counting::allocations() - before;
     let c = world.counters(0);
     assert!(c.cache_hits.get() > 100 && c.disk_reads.get() > 100 && c.data_fragments.get() > 5000);
     assert_eq!(allocations, 0, "of {} datagrams", requests.len() * 10);

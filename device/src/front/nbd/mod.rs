@@ -1,4 +1,4 @@
-//! The NBD export of a [`Disk`] on a Unix socket: for qemu, nbdcopy, nbdinfo, fio and the kernel's client.
+//! The NBD export of a [`Disk`](crate::front::Disk) on a Unix socket: for qemu, nbdcopy, nbdinfo, fio and the kernel's client.
 //!
 //! Each connection has two threads, a reader and a writer. Requests are answered in the order in which their bytes
 //! come, not in the order asked. Bounds are per connection ([`ConnectionLimits`]); the process never holds more than
