@@ -132,6 +132,10 @@ pub struct Counts {
     pub retries: u64,
     /// Fragments that had arrived before, or whose read was over.
     pub late: u64,
+    /// Times that a device probed a node which had fallen silent.
+    pub probes: u64,
+    /// Times that a device left its node, or logged in there anew.
+    pub moves: u64,
     /// Calls of `io_uring_enter`.
     pub enters: u64,
     /// Trains received.
@@ -260,6 +264,8 @@ impl Devices {
             counts.requests += session.requests;
             counts.retries += session.retries;
             counts.late += session.fragments_late;
+            counts.probes += session.probes;
+            counts.moves += session.moves;
         }
         counts
     }

@@ -388,6 +388,8 @@ fn make_report(
         fleet_receives_starved: end.counts.starved - begin.counts.starved,
         requests: end.counts.requests - begin.counts.requests,
         late_datagrams: end.counts.late - begin.counts.late,
+        probes: end.counts.probes - begin.counts.probes,
+        moves: end.counts.moves - begin.counts.moves,
         retries: end.counts.retries - begin.counts.retries,
         devices: args.devices,
         depth: args.depth,

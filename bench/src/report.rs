@@ -60,6 +60,10 @@ pub struct Report {
     pub retries: u64,
     /// Datagrams with data that had arrived before.
     pub late_datagrams: u64,
+    /// Times that a device probed a node which had fallen silent.
+    pub probes: u64,
+    /// Times that a device left its node, or logged in there anew.
+    pub moves: u64,
     /// Devices.
     pub devices: u32,
     /// Reads outstanding per device.
@@ -115,8 +119,8 @@ impl Report {
         )?;
         writeln!(
             out,
-            "  requests       {:>12}, {} of them again; {} datagrams came twice",
-            self.requests, self.retries, self.late_datagrams
+            "  requests       {:>12}, {} of them again; {} datagrams came twice; {} probes, {} moves",
+            self.requests, self.retries, self.late_datagrams, self.probes, self.moves
         )?;
         writeln!(
             out,
