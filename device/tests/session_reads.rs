@@ -327,6 +327,28 @@ fn a_node_that_did_not_run_for_a_while_costs_no_window() {
 }
 
 #[test]
+fn a_round_trip_that_grew_beyond_the_timeout_is_learnt_from_late_answers() {
+    let mut world = World::new(1, 64 << 20);
+    world.open();
+    world.delay = Nanos::from_micros(100);
+    world.read(0, 1 << 20, Nanos::from_secs(5));
+    assert_eq!(world.session.counters().retries, 0);
+    // From now on a crowd of devices keeps the node busy: every answer comes after the time-out of some 12 ms.
+    world.set_network(
+        |packet, _| {
+            if packet.to_device() { Fate::Late(ms(60)) } else { Fate::Deliver }
+        },
+    );
+    for unit in 0..50 {
+        world.read(unit * 4096, 4096, Nanos::from_secs(5));
+    }
+    let counters = *world.session.counters();
+    assert!(counters.retries > 0, "the first time-outs came too early");
+    assert!(counters.retries <= 8, "{} of 50 reads were asked for again", counters.retries);
+    assert_eq!(counters.moves, 0);
+}
+
+#[test]
 fn the_nodes_allowance_bounds_the_window() {
     let mut world = World::new(1, IMAGE);
     world.node(1).window = 30;

@@ -179,7 +179,7 @@ impl Session {
         }
     }
 
-    /// Times the first fragment of an answer, by the attempt that it echoes (Karn's rule).
+    /// Times the first fragment of an answer, by the attempt that it echoes (which is what Karn's rule is for).
     #[inline]
     fn time_answer(
         &mut self,
@@ -195,8 +195,17 @@ impl Session {
             return;
         }
         let Some(path) = &mut self.paths[from_path] else { return };
+        // Time-outs need not wait for a disk: `Pending` speaks for that. They must for what was given up too early.
+        let counts = phase == Phase::Asked || phase == Phase::Queued && request.lost;
         if attempt != request.attempt {
             path.window.spurious(request.lost_at);
+            // The time-out was too short. Were this answer not timed, it would stay so: only answers that beat the
+            // time-out would count, and a node whose queue is longer than that would get every read several times.
+            if !request.timed_before && counts {
+                request.timed_before = true;
+                let late = now.since(request.attempt_sent_at(attempt));
+                path.answers.sample(late.earlier(RTO_MAX));
+            }
             return;
         }
         request.answered = true;
@@ -207,7 +216,7 @@ impl Session {
         path.network.sample(network);
         // A slow disk says nothing about the path; but time-outs must wait for it.
         path.window.measured(network, path.network.smoothed(), now);
-        if phase == Phase::Asked {
+        if counts {
             path.answers.sample(rtt);
         }
     }

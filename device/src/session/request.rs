@@ -57,6 +57,11 @@ pub struct Request {
     /// Nodes of the eligible list that answered `StoreError`, as a bitmap.
     pub refused_by: u16,
     pub sent_at: Nanos,
+    /// When its first attempt was sent, and the one before the last: what answers to earlier attempts are timed by.
+    pub first_sent_at: Nanos,
+    pub sent_before: Nanos,
+    /// An answer to an attempt before the last was timed.
+    pub timed_before: bool,
     pub due: Nanos,
 }
 
@@ -77,6 +82,16 @@ impl Request {
     /// All fragments of the request.
     pub fn all(&self) -> u64 {
         self.size.all(self.length)
+    }
+
+    /// When this attempt was sent: exactly for the first and the last two, else a later one's time, so that what is
+    /// timed by it is never too long.
+    pub fn attempt_sent_at(&self, attempt: u8) -> Nanos {
+        match attempt {
+            last if last == self.attempt => self.sent_at,
+            0 => self.first_sent_at,
+            _ => self.sent_before,
+        }
     }
 
     /// Fragments that are missing.

@@ -257,6 +257,12 @@ impl Session {
         message.encode(&mut out[start..]);
         self.counters.requests += 1;
         self.counters.retries += u64::from(std::mem::take(&mut request.lost));
+        if request.sent {
+            request.sent_before = request.sent_at;
+        } else {
+            request.first_sent_at = now;
+        }
+        request.timed_before = false;
         request.sent = true;
         request.answered = false;
         request.outstanding = wanted;
