@@ -158,7 +158,7 @@ impl Session {
     /// Everything outstanding is asked anew at the present node. Whole units, and with the same fragment size every
     /// fragment, that have arrived stay: the content is identical.
     fn requeue_all(&mut self, size: FragmentSize, now: Nanos) {
-        let lists_changed = self.nodes.take_changed();
+        self.forget_refusals_of_old_list();
         for slot in 0..self.requests.capacity() {
             let phase = self.requests.get(slot).phase;
             if matches!(phase, Phase::Asked | Phase::Pending) {
@@ -170,13 +170,20 @@ impl Session {
             let request = self.requests.get_mut(slot);
             request.timeouts = 0;
             request.pendings = 0;
-            if lists_changed {
-                request.refused_by = 0;
-            }
             request.change_size(size);
             self.requests.enqueue(slot);
         }
         self.requeue_questions(now);
+    }
+
+    /// Which nodes refused a request is a bitmap over the eligible list, whose order a new transfer changes, also while
+    /// the old node still serves.
+    pub(super) fn forget_refusals_of_old_list(&mut self) {
+        if self.nodes.take_changed() {
+            for slot in 0..self.requests.capacity() {
+                self.requests.get_mut(slot).refused_by = 0;
+            }
+        }
     }
 
     /// A place for a path: a free one, or that of a node to which goodbye is being said.

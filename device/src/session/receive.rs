@@ -330,11 +330,13 @@ impl Session {
     /// One node's store cannot give the range: another may. Only when every node said so, the read fails.
     fn on_store_error(&mut self, from_path: usize, slot: u16, now: Nanos) {
         self.counters.store_errors += 1;
+        self.forget_refusals_of_old_list();
         let path = self.paths[from_path].as_mut().expect("the message came from it");
         path.store_errors += 1;
         let (node, errors) = (path.at.node, path.store_errors);
         let all = self.nodes.all_mask();
-        let bit = self.nodes.index_of(node).map_or(all, |index| 1 << index);
+        // A node that drains is in no newer list: what it cannot read, those in the list may.
+        let bit = self.nodes.index_of(node).map_or(0, |index| 1 << index);
         let request = self.requests.get_mut(slot);
         request.refused_by |= bit;
         if request.refused_by & all == all {

@@ -261,17 +261,21 @@ impl Shard {
         self.shared.keys.seal_ticket(&body, nodes.as_slice(), unix_seconds, nonce, out)
     }
 
-    /// Where a device can go, the best first: the successors of a node that drains, else this node and the farm's others
-    /// that have the vDisk.
+    /// Where a device can go, the best first: this node, or the successors of one that drains, and the farm's others that
+    /// have the vDisk.
+    ///
+    /// A node that drains comes last but is not left out: a ticket outlives the drain by days, and whoever knows only a
+    /// successor whose disk is bad would take its word for the whole farm's.
     pub(super) fn node_list(&self, vdisk: u32, asked: &Asked) -> NodeList {
-        let mut list = NodeList::new();
-        if let Some(drain) = &self.drain {
-            drain.successors().iter().for_each(|&entry| list.push(entry));
-            return list;
-        }
         let rating = self.shared.farm.nodes.get(self.shared.own_node).map_or(100, |own| own.rating);
-        list.push(NodeEntry { login: self.own_login(asked), rating, ..Default::default() });
+        let own = NodeEntry { login: self.own_login(asked), rating, ..Default::default() };
+        let mut list = NodeList::new();
+        match &self.drain {
+            Some(drain) => drain.successors().iter().for_each(|&entry| list.push(entry)),
+            None => list.push(own),
+        }
         self.push_others(vdisk, &mut list);
+        list.push(own);
         list
     }
 
