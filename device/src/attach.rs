@@ -15,6 +15,7 @@ use diskstream_device::front::nbd::{Server, ServerConfig};
 use diskstream_device::front::write_cache::{self, Fill};
 use diskstream_device::front::{BlockSource, UnitAligned, WriteCacheConfig, root_storage, status};
 use diskstream_device::session::SessionConfig;
+use diskstream_ring::clock;
 use diskstream_wire::{Nanos, WriteCacheType};
 use serde_json::{Value, json};
 
@@ -138,9 +139,19 @@ fn host_name() -> String {
     name.trim().to_owned()
 }
 
+/// First word about a login that nobody answers, and the distance of the next ones. Guess: a person's patience.
+const SILENCE: (Nanos, Nanos) = (Nanos::from_secs(2), Nanos::from_secs(30));
+
 /// Waits for the vDisk, as long as it takes; none when a signal came first.
 fn wait_opened(device: &DeviceThread, signals: &Signals) -> Result<Option<Opened>> {
+    let mut next = clock::now() + SILENCE.0;
     loop {
+        if clock::now() >= next {
+            next = clock::now() + SILENCE.1;
+            tracing::warn!(
+                "no node has let the device in yet; still trying. Are the addresses of --servers right, and is UDP to them open?"
+            );
+        }
         if let Some(opened) = device.wait_opened(Duration::from_millis(50)) {
             return Ok(Some(opened));
         }

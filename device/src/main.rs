@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("diskstream-device: {error:#}");
+            eprintln!("diskstream-device: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -42,4 +42,18 @@ fn start_log(filter: EnvFilter) {
         .with_ansi(colours)
         .with_target(false)
         .init();
+}
+
+/// The error and its causes in one line; a cause that the line already tells is not told again.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.contains(&cause) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&cause);
+        }
+    }
+    line
 }

@@ -64,9 +64,9 @@ pub struct ServeArgs {
     #[arg(long, requires = "name")]
     pub farm: Option<PathBuf>,
     /// This node's name in the farm file.
-    #[arg(long)]
+    #[arg(long, requires = "farm")]
     pub name: Option<String>,
-    /// Address to listen at [default: 127.0.0.1; with --farm the node's address in the file; 0.0.0.0 and :: listen everywhere].
+    /// Address to listen at [default: 127.0.0.1; with --farm the node's address in the file; 0.0.0.0 is every IPv4 address, :: every IPv6 address].
     #[arg(long)]
     pub listen: Option<IpAddr>,
     /// Address that devices are told, where it differs (a translated or relayed address).
@@ -96,7 +96,7 @@ pub struct ServeArgs {
     /// Huge pages of the block cache: auto, 2M, 1G or off.
     #[arg(long, default_value_t = HugePages::Auto)]
     pub huge_pages: HugePages,
-    /// A cache block: 64K to 1M, a power of two. Smaller ones (4K to 32K) cannot be checked against the content id.
+    /// A cache block: 64K to 1M, a power of two. Each is checked against the content id, which has a hash for every 64K.
     #[arg(long, default_value = "64K")]
     pub block: Bytes,
     /// Submission entries of each ring, a power of two.
@@ -295,8 +295,8 @@ impl ServeArgs {
     /// One line that names the flag, the value and the remedy.
     pub fn check(&self) -> Result<(), String> {
         let block = self.block.0;
-        if !block.is_power_of_two() || !(4 << 10..=1 << 20).contains(&block) {
-            return Err(format!("--block {}: must be a power of two from 4K to 1M", self.block));
+        if !block.is_power_of_two() || !(64 << 10..=1 << 20).contains(&block) {
+            return Err(format!("--block {}: must be a power of two from 64K to 1M", self.block));
         }
         if self.cache.0 < 16 * block {
             return Err(format!(
@@ -330,13 +330,6 @@ impl ServeArgs {
         }
         if self.peers.len() >= limits::NODES_MAX {
             return Err(format!("--peers: at most {} besides this node", limits::NODES_MAX - 1));
-        }
-        if let (Some(PortRange::Fixed(first, last)), Some(login)) = (self.io_ports, self.login_port)
-            && (first..=last).contains(&login)
-        {
-            return Err(format!(
-                "--io-ports {first}-{last} contains the login port {login}; choose another range"
-            ));
         }
         self.check_exposure()
     }
@@ -398,16 +391,14 @@ mod tests {
     fn every_refusal_names_flag_and_remedy() {
         let cases: &[(&[&str], &str)] = &[
             (&["disk.img", "--block", "48K"], "--block 48K: must be a power of two"),
+            (&["disk.img", "--block", "32K"], "from 64K to 1M"),
+            (&["disk.img", "--name", "n1"], "--farm"),
             (&["disk.img", "--cache", "64K"], "give at least 1M"),
             (&["disk.img", "--cache", "lots"], "'lots' is no size"),
             (&["disk.img", "--huge-pages", "4M"], "huge"),
             (&["disk.img", "--cores", "0,0"], "names a core twice"),
             (&["disk.img", "--cores", "x"], "is no list of cores"),
             (&["disk.img", "--io-ports", "7-6"], "is no port range"),
-            (
-                &["disk.img", "--login-port", "6915", "--io-ports", "6911-6930"],
-                "contains the login port 6915",
-            ),
             (&["disk.img", "--listen", "0.0.0.0"], "--allow-any-mac"),
             (&["disk.img", "--http", "nowhere"], "is no ADDRESS:PORT"),
             (&["disk.img", "--farm", "farm.toml", "--name", "n1"], "cannot be used with"),

@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // One line: the thing, then its causes; `{:#}` joins them with colons.
-            let _ = writeln!(std::io::stderr(), "diskstream-node: {error:#}");
+            let _ = writeln!(std::io::stderr(), "diskstream-node: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }
@@ -40,4 +40,18 @@ fn start_log(usual: &str) {
         .with_ansi(colours)
         .with_target(false)
         .init();
+}
+
+/// The error and its causes in one line; a cause that the line already tells is not told again.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !line.contains(&cause) {
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&cause);
+        }
+    }
+    line
 }

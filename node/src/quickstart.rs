@@ -105,8 +105,9 @@ impl Demo {
     fn start(image: &Path, folder: &TempDir) -> anyhow::Result<Demo> {
         say("2. starting a node on loopback; its first start computes the image's content id");
         let (settings, sockets, http) = bind(image)?;
+        let arena = RunningNode::arena_for(&settings)?;
         let vdisks = serve::open_vdisks(&settings)?;
-        let mut node = RunningNode::start(&settings, sockets, vdisks)?;
+        let mut node = RunningNode::start(&settings, &arena, sockets, vdisks)?;
         let health = Arc::new(Health::default());
         let exporter = serve::exporter(&node, &health);
         let http = http.map(|http| http.start(exporter, Arc::clone(&health))).transpose()?;
@@ -219,7 +220,7 @@ fn bind(image: &Path) -> anyhow::Result<(Settings, Sockets, Option<HttpServer>)>
     let (settings, sockets) = match Sockets::bind(&settings) {
         Ok(sockets) => (settings, sockets),
         Err(error) => {
-            say(&format!("   the usual ports are taken ({error:#}); using free ones"));
+            say(&format!("   the usual ports are taken ({}); using free ones", error.root_cause()));
             let settings =
                 Settings::resolve(&arguments(image, &["--login-port", "0", "--io-ports", "0"])?)?;
             let sockets = Sockets::bind(&settings)?;

@@ -90,19 +90,27 @@ pub struct RunningNode {
 type Ready = anyhow::Result<(u16, Features, Arc<crate::shard::ShardCounters>)>;
 
 impl RunningNode {
-    /// Starts the shards over these sockets and images.
+    /// The memory of the cache.
+    ///
+    /// # Errors
+    /// When the host has not as much: says how much there is.
+    pub fn arena_for(settings: &Settings) -> anyhow::Result<Arc<Arena>> {
+        let config = ArenaConfig { bytes: settings.cache_bytes, huge_pages: settings.huge_pages };
+        Ok(Arc::new(Arena::new(&config).context("--cache")?))
+    }
+
+    /// Starts the shards over this memory, these sockets and images.
     ///
     /// # Errors
     /// When memory, a ring or a core cannot be had; every thread that was started is ended again.
     pub fn start(
         settings: &Settings,
+        arena: &Arc<Arena>,
         sockets: Sockets,
         vdisks: Vec<Option<Vdisk>>,
     ) -> anyhow::Result<RunningNode> {
-        let config = ArenaConfig { bytes: settings.cache_bytes, huge_pages: settings.huge_pages };
-        let arena = Arc::new(Arena::new(&config).context("--cache")?);
         let (login, io) = (sockets.login_addr(), sockets.io_addrs());
-        let shared = Arc::new(share(settings, &arena, &vdisks, login, &io)?);
+        let shared = Arc::new(share(settings, arena, &vdisks, login, &io)?);
         let mut node = RunningNode {
             shared,
             vdisks,
@@ -113,9 +121,9 @@ impl RunningNode {
             login,
             io,
             features: Features::probe(),
-            arena: Arc::clone(&arena),
+            arena: Arc::clone(arena),
         };
-        node.spawn(settings, sockets, &arena)?;
+        node.spawn(settings, sockets, arena)?;
         Ok(node)
     }
 

@@ -44,8 +44,10 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     for line in settings.describe() {
         tracing::info!("{line}");
     }
+    // Memory that is not there is said at once, not after an hour of hashing.
+    let arena = RunningNode::arena_for(&settings)?;
     let vdisks = open_vdisks(&settings)?;
-    let mut node = RunningNode::start(&settings, sockets, vdisks)?;
+    let mut node = RunningNode::start(&settings, &arena, sockets, vdisks)?;
     let health = Arc::new(Health::default());
     let http =
         http.map(|http| http.start(exporter(&node, &health), Arc::clone(&health))).transpose();
@@ -64,7 +66,7 @@ pub fn exporter(node: &RunningNode, health: &Arc<Health>) -> Exporter {
         let in_use = shared.boot_slots.in_use(clock::now()) as f64;
         in_use
     };
-    Exporter::new(vec![
+    let mut sources: Vec<Box<dyn crate::metrics::Source>> = vec![
         Box::new(ShardSource(node.counters().to_vec())),
         Box::new(RingSource(node.ring_stats().to_vec())),
         Box::new(CacheSource(Arc::clone(&node.shared().cache))),
@@ -78,7 +80,17 @@ pub fn exporter(node: &RunningNode, health: &Arc<Health>) -> Exporter {
             Vec::new(),
             booting,
         ),
-    ])
+    ];
+    for vdisk in node.shared().vdisks().unwrap_or_default() {
+        let labels = vec![("vdisk", vdisk.name.clone().into())];
+        let entry = Arc::clone(vdisk);
+        let help =
+            "1 while the vDisk takes devices; 0: its file is missing or was changed, see the log.";
+        sources.push(gauge("vdisk_eligible", help, labels, move || {
+            f64::from(u8::from(entry.is_eligible()))
+        }));
+    }
+    Exporter::new(sources)
 }
 
 /// One line on standard output, for people and scripts: the node takes logins from here on.
@@ -215,6 +227,7 @@ fn control(
         node.shared().wall_clock.set(clock::unix_seconds(), clock::now());
         node.shared().cache.tick();
         look(node, &mut watches);
+        health.set(health_of(node));
     }
 }
 
@@ -239,6 +252,23 @@ fn look(node: &RunningNode, watches: &mut [Option<Watch>]) {
     }
 }
 
+/// Ready as long as every vDisk that is here takes devices.
+fn health_of(node: &RunningNode) -> HealthState {
+    let entries = node.shared().vdisks().unwrap_or_default().iter().zip(node.vdisks());
+    let lost: Vec<&str> = entries
+        .filter(|(entry, here)| here.is_some() && !entry.is_eligible())
+        .map(|(entry, _)| entry.name.as_str())
+        .collect();
+    if lost.is_empty() {
+        HealthState::Ready
+    } else {
+        HealthState::Failing(format!(
+            "vDisk {} takes no devices: its file was changed",
+            lost.join(", ")
+        ))
+    }
+}
+
 /// A changed file takes its vDisk out of service; what cannot be told yet is said, and the block hashes judge.
 fn judge(node: &RunningNode, index: usize, change: Change) {
     let Some(vdisk) = &node.vdisks()[index] else { return };
@@ -249,7 +279,8 @@ fn judge(node: &RunningNode, index: usize, change: Change) {
             tracing::warn!(%path, "{change}; every block is checked before it is served");
         }
         diskstream_vdisk::Content::Changed => {
-            tracing::error!(%path, "{change}; the vDisk takes no more devices, and those that it has are told to move");
+            tracing::error!(%path, "{change}; the vDisk takes no more devices, and those that it has are told to move. Restore the \
+                 image, or serve the changed one under a new name, and restart the node");
             node.vdisk_changed(u32::try_from(index).expect("few vDisks"));
         }
     }

@@ -119,6 +119,7 @@ impl Settings {
             Origin::Image { image, peers } => settings.take_image(args, &image, &peers)?,
             Origin::File { path, name } => settings.take_farm(args, &path, &name)?,
         }
+        settings.check_ports(args.cores.is_none())?;
         if settings.cores.len() > settings.io_ports.count() {
             bail!(
                 "{} shards, and --io-ports {} has room for {}: name a wider range, or fewer --cores",
@@ -128,6 +129,27 @@ impl Settings {
             );
         }
         Ok(settings)
+    }
+
+    /// The login port lies outside the shards' range; and cores that nobody asked for give way to the ports.
+    fn check_ports(&mut self, cores_are_default: bool) -> anyhow::Result<()> {
+        if let PortRange::Fixed(first, last) = self.io_ports
+            && (first..=last).contains(&self.login_port)
+        {
+            bail!(
+                "--io-ports {first}-{last} contains the login port {}; choose another range",
+                self.login_port
+            );
+        }
+        let ports = self.io_ports.count();
+        if cores_are_default && self.cores.len() > ports {
+            tracing::warn!(
+                "{} cores and {ports} I/O ports: using {ports} cores; name a wider --io-ports to use more",
+                self.cores.len()
+            );
+            self.cores.truncate(ports);
+        }
+        Ok(())
     }
 
     fn take_image(

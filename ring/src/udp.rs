@@ -211,8 +211,7 @@ fn enable_gro(fd: BorrowedFd<'_>, addr: SocketAddr) -> bool {
 fn bind_error(addr: SocketAddr, source: io::Error) -> SocketError {
     let remedy = match source.raw_os_error() {
         Some(libc::EADDRINUSE) => {
-            "another socket holds it (ss -ulpn shows which); stop that one, or choose other ports \
-             (--login-port, --io-ports)"
+            "another socket holds it (ss -ulpn shows which); stop that one, or choose another port"
         }
         Some(libc::EADDRNOTAVAIL) => "this host does not have the address (ip address shows which)",
         Some(libc::EACCES) => {
@@ -253,7 +252,7 @@ mod tests {
         let error = UdpSocket::bind(&SocketConfig::new(held.local_addr())).unwrap_err();
         let text = error.to_string();
         assert!(text.contains(&held.local_addr().to_string()), "{text}");
-        assert!(text.contains("--io-ports"), "{text}");
+        assert!(text.contains("choose another port"), "{text}");
         let error =
             UdpSocket::bind(&SocketConfig::new("192.0.2.1:0".parse().unwrap())).unwrap_err();
         assert!(error.to_string().contains("does not have the address"), "{error}");

@@ -4,9 +4,12 @@ use diskstream_wire::Mac;
 
 use crate::session::Event;
 
-/// Logs an event. Reads and extents are not logged.
+/// Logs an event. Of reads only those that failed are logged.
 pub(super) fn event(mac: Mac, event: &Event) {
     match event {
+        Event::ReadDone { result: Err(error), .. } => {
+            tracing::error!(%mac, %error, "a read failed; the machine is given an I/O error");
+        }
         Event::ReadDone { .. } | Event::ExtentsDone { .. } => {}
         Event::Opened { disk, node } => tracing::info!(
             %mac, %node, vdisk = disk.vdisk.as_str(), size_bytes = disk.size_bytes,

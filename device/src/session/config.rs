@@ -79,7 +79,8 @@ impl SessionConfig {
         if self.mtu < MTU_MIN {
             return Err(ConfigError::Mtu { mtu: self.mtu });
         }
-        if self.mac == Mac::default() {
+        // The lowest bit of the first byte marks a group's address (IEEE 802).
+        if self.mac == Mac::default() || self.mac.0[0] & 1 == 1 {
             return Err(ConfigError::Mac);
         }
         Ok(())
@@ -126,7 +127,9 @@ pub enum ConfigError {
         /// The setting.
         mtu: u16,
     },
-    /// All zeros.
-    #[error("the MAC address is all zeros; a device is known by its MAC")]
+    /// All zeros, or a group's address.
+    #[error(
+        "the MAC address is all zeros or a group's; a device is known by a MAC of its own, such as 52:54:00:12:34:56"
+    )]
     Mac,
 }

@@ -157,8 +157,7 @@ impl Shard {
             self.close(oldest, End::Unconfirmed, out);
         }
         if self.sessions.is_full() {
-            let text =
-                "This node has no room for another device: raise --sessions-max, or add a node";
+            let text = "This node has no room for another device: raise --sessions, or add a node";
             return Err(Refused::Rejected(RejectReason::NoRoom, text));
         }
         let new = NewSession { tag: self.random.u64(), device_name: new.device_name, ..*new };
