@@ -64,7 +64,7 @@ pub struct ServeArgs {
     #[arg(long, requires = "name")]
     pub farm: Option<PathBuf>,
     /// This node's name in the farm file.
-    #[arg(long, requires = "farm")]
+    #[arg(long)]
     pub name: Option<String>,
     /// Address to listen at [default: 127.0.0.1; with --farm the node's address in the file; 0.0.0.0 is every IPv4 address, :: every IPv6 address].
     #[arg(long)]
@@ -294,6 +294,12 @@ impl ServeArgs {
     /// # Errors
     /// One line that names the flag, the value and the remedy.
     pub fn check(&self) -> Result<(), String> {
+        if self.name.is_some() && self.farm.is_none() {
+            return Err(
+                "--name says which node of a farm file this is; add --farm FILE, or leave it out"
+                    .to_owned(),
+            );
+        }
         let block = self.block.0;
         if !block.is_power_of_two() || !(64 << 10..=1 << 20).contains(&block) {
             return Err(format!("--block {}: must be a power of two from 64K to 1M", self.block));
