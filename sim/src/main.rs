@@ -127,8 +127,18 @@ fn mutations(first: u64, count: u64) -> bool {
     std::panic::set_hook(Box::new(|_| {}));
     let mut all = true;
     for planted in Planted::ALL {
-        let caught = (first..first + count)
-            .find_map(|seed| attempt(seed, Some(planted)).err().map(|words| (seed, words)));
+        // Nearly every seed catches one by some assert of the product; what counts is that a judge does.
+        let mut caught = None;
+        for seed in first..first + count {
+            let Err(words) = attempt(seed, Some(planted)) else { continue };
+            let judged = words.starts_with("judge");
+            if judged || caught.is_none() {
+                caught = Some((seed, words));
+            }
+            if judged {
+                break;
+            }
+        }
         match caught {
             Some((seed, words)) => {
                 println!(
