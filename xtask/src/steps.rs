@@ -171,8 +171,9 @@ impl Counts {
     /// `test result: ok. 3 passed; 0 failed; 1 ignored; ...` (libtest).
     fn of(text: &str) -> Counts {
         let mut counts = Counts::default();
-        for line in text.lines().map(str::trim) {
-            let counted = match line.strip_prefix("Summary [") {
+        for line in text.lines() {
+            // nextest shows each test's own output, a libtest run of one test, indented: only the left margin counts.
+            let counted = match line.trim_start().strip_prefix("Summary [") {
                 Some(rest) => rest.split_once("run:").map(|(_, rest)| rest),
                 None => line
                     .strip_prefix("test result: ")
@@ -311,6 +312,7 @@ mod tests {
         let text = "
      Summary [   1.234s] 7 tests run: 5 passed (1 slow, 1 leaky), 1 failed, 1 timed out, 2 skipped
 test result: FAILED. 3 passed; 4 failed; 1 ignored; 0 measured; 9 filtered out; finished in 0.00s
+    test result: ok. 1 passed; 0 failed; 0 ignored; is a test's output as nextest shows it
 running 9 tests: 9 passed is no closing line";
         assert_eq!(Counts::of(text), Counts { passed: 8, failed: 6, ignored: 3 });
     }
