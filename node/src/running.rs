@@ -393,14 +393,14 @@ fn open_files(vdisk: &Option<Vdisk>) -> anyhow::Result<Vec<Arc<DirectFile>>> {
 }
 
 /// A vDisk as the shards serve it. One that is not here takes no devices, and says so to each.
-fn entry(name: &str, vdisk: Option<&Vdisk>, verify: bool) -> VdiskEntry {
+fn entry(name: &str, vdisk: Option<&Vdisk>) -> VdiskEntry {
     let Some(vdisk) = vdisk else {
         let nothing = Arc::new(FlatMap::dense(diskstream_vdisk::SECTOR_BYTES));
         let entry = VdiskEntry::new(name, ContentId::default(), nothing, None);
         entry.eligible.store(false, std::sync::atomic::Ordering::Relaxed);
         return entry;
     };
-    let hashes = verify.then(|| vdisk.block_hashes_shared());
+    let hashes = Some(vdisk.block_hashes_shared());
     VdiskEntry::new(name, ContentId(vdisk.content_id().0), vdisk.map_shared(), hashes)
 }
 
@@ -414,18 +414,15 @@ fn share(
     let cache = Arc::new(
         Cache::new(Arc::clone(arena), settings.block_bytes).context("--cache and --block")?,
     );
-    let verify = diskstream_vdisk::BlockHashes::can_verify(settings.block_bytes as u64);
-    if !verify {
-        tracing::warn!(
-            "--block below 64K: blocks read from the disk are not checked against the content id; a change of the image \
-             is noticed by watching the file only"
-        );
-    }
+    assert!(
+        diskstream_vdisk::BlockHashes::can_verify(settings.block_bytes as u64),
+        "the flags allow only blocks that can be checked against the content id"
+    );
     let entries: Vec<Arc<VdiskEntry>> = settings
         .vdisks
         .iter()
         .zip(vdisks)
-        .map(|(config, vdisk)| Arc::new(entry(&config.name, vdisk.as_ref(), verify)))
+        .map(|(config, vdisk)| Arc::new(entry(&config.name, vdisk.as_ref())))
         .collect();
     let cell = OnceLock::new();
     assert!(cell.set(entries).is_ok(), "a new cell is empty");
