@@ -11,6 +11,7 @@ local ENUMS = {
   write_cache_type = { [0] = "none", [1] = "ram", [2] = "ram_overflow", [3] = "node", },
   notice_reason = { [1] = "stopping", [2] = "vdisk_ineligible", [3] = "rebalance", },
   close_reason = { [1] = "detached", [2] = "moved", [3] = "ended_by_node", },
+  session_role = { [0] = "serving", [1] = "standby", },
   fragment_size = { [1] = "1024 B", [2] = "1376 B", [3] = "4096 B", [4] = "8192 B", },
 }
 local FLAGS = { "draining", "authenticated", "single", "hedged", "again" }
@@ -224,12 +225,15 @@ local MESSAGES = {
     { name = "rttvar_us", type = "u32", offset = 76, bytes = 4, doc = "Round-trip variation in microseconds." },
     { name = "moves", type = "u32", offset = 80, bytes = 4, doc = "Moves to another node since the device started." },
     { name = "write_cache", type = "write_cache_type", offset = 84, bytes = 1, doc = "Where the device keeps what it writes." },
-    { name = "reserved", type = "reserved", offset = 85, bytes = 3, doc = "Zero." },
+    { name = "role", type = "session_role", offset = 85, bytes = 1, doc = "What this session is to the device. A node counts a standby as no load." },
+    { name = "reserved", type = "reserved", offset = 86, bytes = 2, doc = "Zero." },
     { name = "sum_mismatches", type = "u64", offset = 88, bytes = 8, doc = "Units whose integrity sum did not match, since the device started." },
     { name = "outstanding", type = "u32", offset = 96, bytes = 4, doc = "Reads that are outstanding." },
     { name = "ticket_age_s", type = "u32", offset = 100, bytes = 4, doc = "Seconds since the device asked for a fresh ticket; `u32::MAX`: it wants one now." },
     { name = "read_us_max", type = "u32", offset = 104, bytes = 4, doc = "Microseconds of the longest read since the last keep-alive." },
-    { name = "reserved_end", type = "reserved", offset = 108, bytes = 12, doc = "Zero." },
+    { name = "hedges", type = "u32", offset = 108, bytes = 4, doc = "Reads that were asked at the standby as well, since the device started." },
+    { name = "hedges_won", type = "u32", offset = 112, bytes = 4, doc = "Those of them that the standby answered first." },
+    { name = "reserved_end", type = "reserved", offset = 116, bytes = 4, doc = "Zero." },
   } },
   [0x41] = { name = "KeepAliveReply", filter = "keep_alive_reply", to_node = false, bytes = 64, rows = {
     { name = "sequence", type = "u32", offset = 32, bytes = 4, doc = "The keep-alive's number." },

@@ -13,6 +13,7 @@ use diskstream_node::shard::{
     BootSlots, Input, Limits, NodeShared, Outbox, Shard, SocketRole, VdiskEntry, WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
+use diskstream_node::view::{OwnLoad, ViewCell};
 use diskstream_ring::{Arena, ArenaConfig, HugePages};
 use diskstream_vdisk::FlatMap;
 use diskstream_wire::{
@@ -48,6 +49,8 @@ fn shard() -> Shard {
         placement_seed: [5; 32],
         wall_clock: WallClock::new(1_760_000_000, Nanos::ZERO),
         limits,
+        view: ViewCell::default(),
+        own: OwnLoad::default(),
     };
     Shard::new(0, Arc::new(shared), [7; 32])
 }

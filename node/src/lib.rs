@@ -15,3 +15,4 @@ pub mod settings;
 pub mod shard;
 pub mod trust;
 pub mod vdisk_command;
+pub mod view;

@@ -20,6 +20,7 @@ use crate::metrics::RingStats;
 use crate::settings::Settings;
 use crate::shard::{BootSlots, NodeShared, Outbox, Shard, VdiskEntry, WallClock};
 use crate::trust::Keys;
+use crate::view::{OwnLoad, ViewCell};
 
 /// Payload bytes of a shard's receive buffer. Derived: a train of 64 requests of 80 bytes is 5,120; a padded path probe
 /// is 8,268; rounded up to the page.
@@ -447,5 +448,7 @@ fn share(
         placement_seed,
         wall_clock: WallClock::new(clock::unix_seconds(), clock::now()),
         limits: settings.limits,
+        view: ViewCell::default(),
+        own: OwnLoad::default(),
     })
 }

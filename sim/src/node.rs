@@ -13,6 +13,7 @@ use diskstream_node::shard::{
     SocketRole, VdiskEntry, WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
+use diskstream_node::view::{OwnLoad, ViewCell};
 use diskstream_ring::{Arena, ArenaConfig, Errno, HugePages, LocalAddr, SendPlan};
 use diskstream_wire::{ContentId, Endpoint, Nanos, NodeEntry};
 
@@ -338,5 +339,7 @@ fn shared(
         placement_seed: random.seed(),
         wall_clock: WallClock::new(1_700_000_000, now),
         limits: Limits { sessions_max: 64, plans: 64, flights_max: 64, ..Limits::default() },
+        view: ViewCell::default(),
+        own: OwnLoad::default(),
     }
 }

@@ -1,7 +1,7 @@
 //! Messages that keep, move and end a session.
 
 use crate::layout::message;
-use crate::values::{CloseReason, NoticeReason, Reserved, WriteCacheType};
+use crate::values::{CloseReason, NoticeReason, Reserved, SessionRole, WriteCacheType};
 
 message! {
     /// The node does not know this session (it restarted, or ended it): log in again at once. Echoes the tag of what it
@@ -39,8 +39,10 @@ message! {
         moves: u32 = "u32" @ 80,
         /// Where the device keeps what it writes.
         write_cache: WriteCacheType = "write_cache_type" @ 84,
+        /// What this session is to the device. A node counts a standby as no load.
+        role: SessionRole = "session_role" @ 85,
         /// Zero.
-        reserved: Reserved<3> = "reserved" @ 85,
+        reserved: Reserved<2> = "reserved" @ 86,
         /// Units whose integrity sum did not match, since the device started.
         sum_mismatches: u64 = "u64" @ 88,
         /// Reads that are outstanding.
@@ -49,8 +51,12 @@ message! {
         ticket_age_s: u32 = "u32" @ 100,
         /// Microseconds of the longest read since the last keep-alive.
         read_us_max: u32 = "u32" @ 104,
+        /// Reads that were asked at the standby as well, since the device started.
+        hedges: u32 = "u32" @ 108,
+        /// Those of them that the standby answered first.
+        hedges_won: u32 = "u32" @ 112,
         /// Zero.
-        reserved_end: Reserved<12> = "reserved" @ 108,
+        reserved_end: Reserved<4> = "reserved" @ 116,
     }
 }
 

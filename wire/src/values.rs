@@ -448,6 +448,16 @@ meaning! {
     }
 }
 
+meaning! {
+    /// What a session is to its device.
+    SessionRole = "session_role" {
+        /// Reads are asked here.
+        Serving = 0, "serving";
+        /// Kept warm for a failure of the serving one; no load.
+        Standby = 1, "standby";
+    }
+}
+
 /// Every numbered meaning of the protocol.
 pub fn meanings() -> impl Iterator<Item = &'static crate::layout::Meaning> {
     const ALL: &[crate::layout::Meaning] = &[
@@ -459,6 +469,7 @@ pub fn meanings() -> impl Iterator<Item = &'static crate::layout::Meaning> {
         WriteCacheType::MEANING,
         NoticeReason::MEANING,
         CloseReason::MEANING,
+        SessionRole::MEANING,
     ];
     ALL.iter()
 }

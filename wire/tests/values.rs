@@ -175,7 +175,8 @@ fn unknown_numbers_are_kept() {
         ImageMode,
         WriteCacheType,
         NoticeReason,
-        CloseReason
+        CloseReason,
+        SessionRole
     );
 }
 

@@ -13,6 +13,7 @@ use super::{BootSlots, Limits};
 use crate::cache::Cache;
 use crate::farm::Farm;
 use crate::trust::Keys;
+use crate::view::{OwnLoad, ViewCell};
 
 /// What all shards of a node share.
 pub struct NodeShared {
@@ -38,6 +39,10 @@ pub struct NodeShared {
     pub wall_clock: WallClock,
     /// Sizes.
     pub limits: Limits,
+    /// The other nodes of the farm.
+    pub view: ViewCell,
+    /// What this node serves, all shards together.
+    pub own: OwnLoad,
 }
 
 impl NodeShared {

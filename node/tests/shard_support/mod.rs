@@ -16,6 +16,7 @@ use diskstream_node::shard::{
     VdiskEntry, WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
+use diskstream_node::view::{OwnLoad, ViewCell};
 use diskstream_ring::{Arena, ArenaConfig, Errno, HugePages, LocalAddr, SendPlan};
 use diskstream_vdisk::{BlockHashes, FlatMapBuilder, ImageMap};
 use diskstream_wire::{ContentId, Decoded, Message, Nanos, decode};
@@ -150,6 +151,8 @@ impl World {
             placement_seed: [9; 32],
             wall_clock: WallClock::new(1_800_000_000, now),
             limits: setup.limits,
+            view: ViewCell::default(),
+            own: OwnLoad::default(),
         };
         let shared = Arc::new(shared);
         let entry = vdisk(&setup, &shared.farm.vdisks[0].name);
