@@ -10,6 +10,9 @@ use clap::{Args, Parser, Subcommand};
 use diskstream_ring::HugePages;
 use diskstream_wire::limits;
 
+/// Bytes of a node's name, at most: what the peer protocol carries.
+pub const NAME_BYTES_MAX: usize = 32;
+
 /// Streams vDisks to diskless devices.
 #[derive(Debug, Parser)]
 #[command(name = "diskstream-node", version, about, max_term_width = 100)]
@@ -29,6 +32,92 @@ pub enum Command {
     /// Work on vDisk files.
     #[command(subcommand)]
     Vdisk(VdiskCommand),
+    /// Move the devices of a running node to other nodes; then it ends, or with --stay goes into maintenance.
+    Drain(DrainArgs),
+    /// End a node's maintenance: it takes devices again.
+    Resume(NodeAt),
+    /// Even out sessions between a node and its peers, within the farm's storm guard.
+    Rebalance(RebalanceArgs),
+    /// Show the farm as a running node sees it.
+    Status(StatusArgs),
+    /// Watch a running node work: reads, bytes, hit rate, sessions, slowest devices.
+    Top(TopArgs),
+}
+
+/// Which running node of this host is meant.
+#[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct NodeAt {
+    /// Its name: the control socket is /run/diskstream/NAME.sock.
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Its control socket.
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
+}
+
+impl NodeAt {
+    /// The control socket.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        match (&self.control, &self.name) {
+            (Some(path), _) => path.clone(),
+            (None, name) => crate::control::default_path(name.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// Flags of `drain`. It ends with 0 when every session has moved, with 2 when some were left at the deadline.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The node.
+    #[command(flatten)]
+    pub node: NodeAt,
+    /// Maintenance: the node stays, answers logins for others, and is taken back by `resume`.
+    #[arg(long)]
+    pub stay: bool,
+    /// Seconds until it gives up on devices that do not move [default: the node's --drain-seconds].
+    #[arg(long)]
+    pub seconds: Option<u32>,
+}
+
+/// Flags of `rebalance`.
+#[derive(Debug, Args)]
+pub struct RebalanceArgs {
+    /// The node.
+    #[command(flatten)]
+    pub node: NodeAt,
+    /// Only this vDisk [default: each].
+    #[arg(long)]
+    pub vdisk: Option<String>,
+    /// Say what would be moved, and move nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// Flags of `status`.
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    /// The node.
+    #[command(flatten)]
+    pub node: NodeAt,
+    /// One JSON object, for scripts.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// The node.
+    #[command(flatten)]
+    pub node: NodeAt,
+    /// Show one second, and end.
+    #[arg(long)]
+    pub once: bool,
+    /// One JSON object per second, for scripts.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Work on vDisk files.
@@ -63,7 +152,7 @@ pub struct ServeArgs {
     /// The farm file: nodes, stores, vDisks, devices.
     #[arg(long, requires = "name")]
     pub farm: Option<PathBuf>,
-    /// This node's name in the farm file.
+    /// This node's name: in the farm file, or, with --key-file, among the nodes that --join each other.
     #[arg(long)]
     pub name: Option<String>,
     /// Address to listen at [default: 127.0.0.1; with --farm the node's address in the file; 0.0.0.0 is every IPv4 address, :: every IPv6 address].
@@ -81,9 +170,16 @@ pub struct ServeArgs {
     /// UDP ports of the shards, one each: FIRST-LAST, or 0 for free ones.
     #[arg(long)]
     pub io_ports: Option<PortRange>,
-    /// UDP port between nodes of a farm (kept for the peer protocol; nothing listens there yet).
-    #[arg(long, default_value_t = limits::PEER_PORTS.0)]
-    pub peer_port: u16,
+    /// UDP port between nodes [default: the farm file's, else 6890]; 0 takes a free one.
+    #[arg(long)]
+    pub peer_port: Option<u16>,
+    /// Join the farm of this node, ADDRESS or ADDRESS:PEER_PORT; may be given several times. Without a farm file; needs --name and --key-file.
+    #[arg(long, value_name = "ADDRESS", requires_all = ["name", "key_file"], conflicts_with_all = ["farm", "peers"])]
+    pub join: Vec<JoinAddress>,
+    /// Control socket of this node, for `diskstream-node drain`, `status` and so on; or off [default: /run/diskstream/NAME.sock; off
+    /// without --name].
+    #[arg(long, value_name = "PATH")]
+    pub control: Option<PathBuf>,
     /// Address of metrics and health over HTTP, or off.
     #[arg(long, default_value = "127.0.0.1:54321")]
     pub http: HttpAt,
@@ -121,7 +217,8 @@ pub struct ServeArgs {
     /// the file that it names; else a key of this process].
     #[arg(long)]
     pub key_file: Option<PathBuf>,
-    /// More nodes that serve the same image, ADDRESS:LOGIN_PORT each, for devices to move to. They need the same key file.
+    /// More nodes that serve the same image, ADDRESS:LOGIN_PORT each, for devices to move to. They need the same key file. Nodes that
+    /// are to know each other's load and state use --join instead.
     #[arg(long, value_delimiter = ',', requires = "key_file")]
     pub peers: Vec<SocketAddr>,
     /// Hash the image again even when the kept content id still fits the file.
@@ -215,6 +312,22 @@ impl fmt::Display for PortRange {
     }
 }
 
+/// Where a node of the farm hears its peers: an address, and a port where it is not the usual one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinAddress(pub SocketAddr);
+
+impl FromStr for JoinAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<JoinAddress, String> {
+        let alone = |ip: IpAddr| SocketAddr::new(ip, limits::PEER_PORTS.0);
+        text.parse()
+            .or_else(|_| text.parse().map(alone))
+            .map(JoinAddress)
+            .map_err(|_| format!("'{text}' is no ADDRESS or ADDRESS:PORT, such as 10.0.0.1:6890"))
+    }
+}
+
 /// Where metrics are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpAt {
@@ -294,12 +407,7 @@ impl ServeArgs {
     /// # Errors
     /// One line that names the flag, the value and the remedy.
     pub fn check(&self) -> Result<(), String> {
-        if self.name.is_some() && self.farm.is_none() {
-            return Err(
-                "--name says which node of a farm file this is; add --farm FILE, or leave it out"
-                    .to_owned(),
-            );
-        }
+        self.check_name()?;
         let block = self.block.0;
         if !block.is_power_of_two() || !(64 << 10..=1 << 20).contains(&block) {
             return Err(format!("--block {}: must be a power of two from 64K to 1M", self.block));
@@ -338,6 +446,33 @@ impl ServeArgs {
             return Err(format!("--peers: at most {} besides this node", limits::NODES_MAX - 1));
         }
         self.check_exposure()
+    }
+
+    /// A name is for a farm: of a file, or of nodes that share a key.
+    fn check_name(&self) -> Result<(), String> {
+        let Some(name) = &self.name else { return Ok(()) };
+        if self.farm.is_none() && self.key_file.is_none() {
+            return Err(
+                "--name says which node of a farm this is; add --farm FILE, or --key-file FILE (and --join) to make a farm without \
+                 a file, or leave it out"
+                    .to_owned(),
+            );
+        }
+        if self.farm.is_none() && !self.peers.is_empty() {
+            return Err("--peers names nodes that this one never hears of; with --name use --join"
+                .to_owned());
+        }
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty()
+            || name.len() > NAME_BYTES_MAX
+            || !name.chars().all(plain)
+            || name.starts_with('.')
+        {
+            return Err(format!(
+                "--name {name}: 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' and '.' (not first)"
+            ));
+        }
+        Ok(())
     }
 
     /// Serving an image to anybody is only done on loopback, or when the operator says so.

@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod cli;
+pub mod control;
 pub mod event_loop;
 pub mod farm;
 pub mod metrics;
@@ -13,6 +14,7 @@ pub mod running;
 pub mod serve;
 pub mod settings;
 pub mod shard;
+pub mod status;
 pub mod trust;
 pub mod vdisk_command;
 pub mod view;

@@ -5,26 +5,38 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use diskstream_node::cli::{Cli, Command, VdiskCommand};
-use diskstream_node::{quickstart, serve, vdisk_command};
+use diskstream_node::{control, quickstart, serve, vdisk_command};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    // What quickstart has to say stands on standard output; its log is for when something is wrong.
-    start_log(if matches!(cli.command, Command::Quickstart(_)) { "error" } else { "info" });
-    let done = match cli.command {
-        Command::Serve(args) => {
-            args.check().map_err(anyhow::Error::msg).and_then(|()| serve::run(&args))
-        }
-        Command::Quickstart(args) => quickstart::run(&args),
-        Command::Vdisk(VdiskCommand::Hash { image, rehash }) => vdisk_command::hash(&image, rehash),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    // What a command has to say stands on standard output; its log is for when something is wrong.
+    let works = matches!(cli.command, Command::Serve(_) | Command::Vdisk(_));
+    start_log(if works { "info" } else { "error" });
+    match run(&cli.command) {
+        Ok(code) => code,
         Err(error) => {
             // One line: the thing, then its causes; `{:#}` joins them with colons.
             let _ = writeln!(std::io::stderr(), "diskstream-node: {}", one_line(&error));
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    let done = |()| ExitCode::SUCCESS;
+    match command {
+        Command::Serve(args) => {
+            args.check().map_err(anyhow::Error::msg).and_then(|()| serve::run(args)).map(done)
+        }
+        Command::Quickstart(args) => quickstart::run(args).map(done),
+        Command::Vdisk(VdiskCommand::Hash { image, rehash }) => {
+            vdisk_command::hash(image, *rehash).map(done)
+        }
+        Command::Drain(args) => control::drain(args),
+        Command::Resume(at) => control::resume(at),
+        Command::Rebalance(args) => control::rebalance(args),
+        Command::Status(args) => control::status(args),
+        Command::Top(args) => control::top(args),
     }
 }
 

@@ -43,7 +43,8 @@ const CHECK: (u32, usize) = (256 << 10, 16);
 /// # Errors
 /// What could not be had, or the first wrong byte.
 pub fn run(args: &QuickstartArgs) -> anyhow::Result<()> {
-    let signals = serve::signals()?;
+    let (sender, signals) = std::sync::mpsc::channel();
+    serve::signals(sender, |signal| signal)?;
     let folder = tempfile::Builder::new()
         .prefix("diskstream-")
         .tempdir()
@@ -107,7 +108,7 @@ impl Demo {
         let (settings, sockets, http) = bind(image)?;
         let arena = RunningNode::arena_for(&settings)?;
         let vdisks = serve::open_vdisks(&settings)?;
-        let mut node = RunningNode::start(&settings, &arena, sockets, vdisks)?;
+        let mut node = RunningNode::start(&settings, &arena, sockets, vdisks, Arc::new(|| {}))?;
         let health = Arc::new(Health::default());
         let exporter = serve::exporter(&node, &health);
         let http = http.map(|http| http.start(exporter, Arc::clone(&health))).transpose()?;

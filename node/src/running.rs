@@ -85,7 +85,11 @@ pub struct RunningNode {
     io: Vec<SocketAddr>,
     features: Features,
     arena: Arc<Arena>,
+    on_end: OnEnd,
 }
+
+/// Called by each shard's thread as the last thing that it does.
+pub type OnEnd = Arc<dyn Fn() + Send + Sync>;
 
 /// What a shard's thread says once it is set up.
 type Ready = anyhow::Result<(u16, Features, Arc<crate::shard::ShardCounters>)>;
@@ -109,6 +113,7 @@ impl RunningNode {
         arena: &Arc<Arena>,
         sockets: Sockets,
         vdisks: Vec<Option<Vdisk>>,
+        on_end: OnEnd,
     ) -> anyhow::Result<RunningNode> {
         let (login, io) = (sockets.login_addr(), sockets.io_addrs());
         let shared = Arc::new(share(settings, arena, &vdisks, login, &io)?);
@@ -123,6 +128,7 @@ impl RunningNode {
             io,
             features: Features::probe(),
             arena: Arc::clone(arena),
+            on_end,
         };
         node.spawn(settings, sockets, arena)?;
         Ok(node)
@@ -164,9 +170,14 @@ impl RunningNode {
                 arena: Arc::clone(arena),
             };
             let ready = ready.clone();
+            let on_end = CallAtEnd(Arc::clone(&self.on_end));
             let thread = std::thread::Builder::new()
                 .name(format!("shard-{index}"))
-                .spawn(move || setup.run(&ready))
+                .spawn(move || {
+                    let ended = setup.run(&ready);
+                    drop(on_end);
+                    ended
+                })
                 .context("starting a thread")?;
             self.threads.push(thread);
         }
@@ -298,6 +309,15 @@ impl RunningNode {
                 tracing::error!(shard, "a shard does not take commands; is its core overloaded?");
             }
         }
+    }
+}
+
+/// Calls when it is dropped: also when the thread panics.
+struct CallAtEnd(OnEnd);
+
+impl Drop for CallAtEnd {
+    fn drop(&mut self) {
+        (self.0)();
     }
 }
 

@@ -22,10 +22,21 @@ pub struct VdiskSetting {
     pub path: Option<PathBuf>,
 }
 
+/// Where the control socket is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlAt {
+    /// Nowhere.
+    Off,
+    /// Where the operator said: it must be had.
+    At(PathBuf),
+    /// At the usual place, if it can be had.
+    Usual(PathBuf),
+}
+
 /// Where the farm comes from.
 #[derive(Clone, Debug)]
 enum Origin {
-    Image { image: PathBuf, peers: Vec<SocketAddr> },
+    Image { image: PathBuf, peers: Vec<SocketAddr>, name: Option<String> },
     File { path: PathBuf, name: String },
 }
 
@@ -40,8 +51,12 @@ pub struct Settings {
     pub login_port: u16,
     /// UDP ports of the shards.
     pub io_ports: PortRange,
-    /// UDP port between nodes.
-    pub peer_port: u16,
+    /// UDP port between nodes; none: there are none to speak to.
+    pub peer_port: Option<u16>,
+    /// Nodes to ask for the farm, by their peer port.
+    pub join: Vec<SocketAddr>,
+    /// Where the control socket is.
+    pub control: ControlAt,
     /// Where metrics are served.
     pub http: HttpAt,
     /// Core of each shard.
@@ -94,7 +109,9 @@ impl Settings {
             advertise: args.advertise,
             login_port: args.login_port.unwrap_or(LOGIN_PORT),
             io_ports: args.io_ports.unwrap_or(PortRange::Fixed(IO_PORTS.0, IO_PORTS.1)),
-            peer_port: args.peer_port,
+            peer_port: args.name.is_some().then(|| args.peer_port.unwrap_or(limits::PEER_PORTS.0)),
+            join: args.join.iter().map(|at| at.0).collect(),
+            control: control_at(args),
             http: args.http,
             cores,
             cache_bytes: usize::try_from(cache_bytes).context("--cache")?,
@@ -116,7 +133,7 @@ impl Settings {
             admission: String::new(),
         };
         match settings.origin.clone() {
-            Origin::Image { image, peers } => settings.take_image(args, &image, &peers)?,
+            Origin::Image { image, peers, .. } => settings.take_image(args, &image, &peers)?,
             Origin::File { path, name } => settings.take_farm(args, &path, &name)?,
         }
         settings.check_ports(args.cores.is_none())?;
@@ -186,6 +203,7 @@ impl Settings {
         self.advertise = args.advertise.or(Some(node.address));
         self.login_port = args.login_port.unwrap_or(node.login_port);
         self.io_ports = args.io_ports.unwrap_or(PortRange::Fixed(node.io_ports.0, node.io_ports.1));
+        self.peer_port = Some(args.peer_port.unwrap_or(node.peer_port));
         self.boot_limit = farm.boot_limit;
         self.every_vdisk_needed = false;
         self.vdisks = farm
@@ -234,10 +252,14 @@ impl Settings {
     /// When the farm file changed so that it cannot be read again.
     pub fn farm(&self, login: SocketAddr) -> anyhow::Result<(Farm, usize)> {
         match &self.origin {
-            Origin::Image { image, peers } => {
+            Origin::Image { image, peers, name } => {
                 let logins: Vec<SocketAddr> =
                     std::iter::once(login).chain(peers.iter().copied()).collect();
-                Ok((Farm::single_image(image, &logins, self.boot_limit), 0))
+                let mut farm = Farm::single_image(image, &logins, self.boot_limit);
+                if let Some(name) = name {
+                    farm.nodes[0].name.clone_from(name);
+                }
+                Ok((farm, 0))
             }
             Origin::File { path, name } => {
                 let farm = Farm::load(path)?;
@@ -248,6 +270,24 @@ impl Settings {
                     .context("this node left the farm file")?;
                 Ok((farm, own))
             }
+        }
+    }
+
+    /// This node's name; none when it serves an image alone.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match &self.origin {
+            Origin::Image { name, .. } => name.as_deref(),
+            Origin::File { name, .. } => Some(name),
+        }
+    }
+
+    /// Login addresses of nodes that are only named, and never heard of.
+    #[must_use]
+    pub fn static_peers(&self) -> &[SocketAddr] {
+        match &self.origin {
+            Origin::Image { peers, .. } => peers,
+            Origin::File { .. } => &[],
         }
     }
 
@@ -267,7 +307,10 @@ impl Settings {
         vec![
             format!(
                 "listen {} (devices are told {advertise}), login port {}, I/O ports {}, peer port {}",
-                self.listen, self.login_port, self.io_ports, self.peer_port
+                self.listen,
+                self.login_port,
+                self.io_ports,
+                self.peer_port.map_or_else(|| "off".to_owned(), |port| port.to_string())
             ),
             format!(
                 "shards on cores {}, ring entries {}, receive buffers {}, socket buffers {}",
@@ -294,12 +337,22 @@ impl Settings {
 fn origin(args: &ServeArgs) -> anyhow::Result<Origin> {
     match (&args.image, &args.farm, &args.name) {
         (Some(image), None, _) => {
-            Ok(Origin::Image { image: image.clone(), peers: args.peers.clone() })
+            let (peers, name) = (args.peers.clone(), args.name.clone());
+            Ok(Origin::Image { image: image.clone(), peers, name })
         }
         (None, Some(path), Some(name)) => {
             Ok(Origin::File { path: path.clone(), name: name.clone() })
         }
         _ => bail!("name an image, or --farm FILE and --name NODE"),
+    }
+}
+
+fn control_at(args: &ServeArgs) -> ControlAt {
+    match (&args.control, &args.name) {
+        (Some(path), _) if path.as_os_str() == "off" => ControlAt::Off,
+        (Some(path), _) => ControlAt::At(path.clone()),
+        (None, Some(name)) => ControlAt::Usual(crate::control::default_path(name)),
+        (None, None) => ControlAt::Off,
     }
 }
 

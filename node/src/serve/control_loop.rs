@@ -1,0 +1,262 @@
+//! The loop that decides for the whole node: it sleeps until somebody wishes something or a second is over.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+
+use diskstream_ring::clock;
+use diskstream_vdisk::Watch;
+use diskstream_wire::Nanos;
+use signal_hook::consts::SIGHUP;
+
+use super::drain::Drain;
+use super::farm_watch::Differences;
+use super::watch::{health_of, look, watch_all};
+use super::{Wish, service};
+use crate::control::{Answer, Figures, Reply, Request};
+use crate::metrics::{Health, HealthState};
+use crate::running::RunningNode;
+use crate::settings::Settings;
+use crate::shard::{Counter, ShardCounters};
+use crate::status::{OwnFacts, PeerTimes, Status, own_load};
+use crate::view::DrainState;
+
+/// Distance of two looks at clocks, files and peers. Guessed: a change is named within a second; blocks are checked anyway.
+const LOOK_EVERY: Nanos = Nanos::from_secs(1);
+/// How long a node without a successor waits for its devices (design, section 6).
+const DRAIN_ALONE: Nanos = Nanos::from_secs(2);
+/// A drain that a client asks for may last so long. Guessed: a day; more is a typing mistake.
+const DRAIN_SECONDS_MAX: u32 = 86_400;
+
+/// Whether the loop goes on.
+pub(super) enum Next {
+    Go,
+    End,
+}
+
+/// The node, and everything that happens to it from outside its shards.
+pub(super) struct ControlLoop<'s> {
+    settings: &'s Settings,
+    node: RunningNode,
+    wishes: mpsc::Receiver<Wish>,
+    health: Arc<Health>,
+    own: OwnFacts,
+    watches: Vec<Option<Watch>>,
+    times: PeerTimes,
+    differences: Differences,
+    drain: Option<Drain>,
+    next_look: Nanos,
+}
+
+impl<'s> ControlLoop<'s> {
+    pub(super) fn new(
+        settings: &'s Settings,
+        node: RunningNode,
+        wishes: mpsc::Receiver<Wish>,
+        health: Arc<Health>,
+        own: OwnFacts,
+    ) -> ControlLoop<'s> {
+        let watches = watch_all(&node);
+        ControlLoop {
+            settings,
+            node,
+            wishes,
+            health,
+            own,
+            watches,
+            times: PeerTimes::default(),
+            differences: Differences::default(),
+            drain: None,
+            next_look: clock::now(),
+        }
+    }
+
+    /// Runs until the node has stopped.
+    pub(super) fn run(mut self) -> anyhow::Result<()> {
+        loop {
+            let now = clock::now();
+            if now >= self.next_look {
+                self.next_look = now + LOOK_EVERY;
+                self.look(now);
+            }
+            if let Next::End = self.drain_turn(now)? {
+                return Ok(());
+            }
+            let due = self.drain.as_ref().map_or(Nanos::NEVER, Drain::next_deadline);
+            let wait = self.next_look.earlier(due).since(clock::now());
+            match self.wishes.recv_timeout(wait.as_duration()) {
+                Ok(Wish::Signal(SIGHUP)) => tracing::info!(
+                    "SIGHUP: nothing can be reloaded yet; restart the node (its devices move meanwhile)"
+                ),
+                Ok(Wish::Signal(_)) => self.told_to_stop(),
+                Ok(Wish::Request(request, reply)) => self.grant(&request, reply),
+                Ok(Wish::ShardEnded) => self.shard_ended()?,
+                Err(RecvTimeoutError::Timeout) => {}
+                // Signals have a sender for as long as the process lives; without them nobody could stop the node.
+                Err(RecvTimeoutError::Disconnected) => self.told_to_stop(),
+            }
+        }
+    }
+
+    fn look(&mut self, now: Nanos) {
+        let shared = self.node.shared();
+        shared.wall_clock.set(clock::unix_seconds(), now);
+        shared.cache.tick();
+        self.times.note(&shared.view.get(), now);
+        self.differences.look(shared);
+        look(&self.node, &mut self.watches);
+        if self.drain.is_none() {
+            self.health.set(health_of(&self.node));
+        }
+    }
+
+    fn grant(&mut self, request: &Request, reply: Reply) {
+        let now = clock::now();
+        match request {
+            Request::Status => {
+                let status = Status::of(&self.own, self.node.shared(), &self.times, now);
+                reply.finish(Answer::Status(Box::new(status)));
+            }
+            Request::Figures => reply.finish(Answer::Figures(self.figures(now))),
+            Request::Drain { stay, seconds } => self.asked_to_drain(*stay, *seconds, reply),
+            Request::Resume => self.resume(reply),
+            Request::Rebalance { .. } => {
+                reply.finish(refused("this node cannot rebalance yet"));
+            }
+        }
+    }
+
+    fn asked_to_drain(&mut self, stay: bool, seconds: Option<u32>, reply: Reply) {
+        let state = if stay { DrainState::Maintenance } else { DrainState::Stopping };
+        if let Some(seconds) = seconds.filter(|s| *s > DRAIN_SECONDS_MAX) {
+            let most = DRAIN_SECONDS_MAX;
+            return reply.finish(refused(&format!("--seconds {seconds}: at most {most}")));
+        }
+        if stay && self.drain.as_ref().is_some_and(Drain::stops) {
+            return reply
+                .finish(refused("it is stopping already; maintenance is for nodes that stay"));
+        }
+        let patience = self.patience(seconds);
+        self.begin_drain(state, patience, "asked at the control socket");
+        if let Some(drain) = &mut self.drain {
+            drain.listen(reply);
+        }
+    }
+
+    /// A signal: to stop, or, the second time, to stop at once.
+    fn told_to_stop(&mut self) {
+        if self.drain.as_ref().is_some_and(Drain::stops) {
+            tracing::warn!("told again: stopping without waiting for the devices");
+            if let Some(drain) = &mut self.drain {
+                drain.give_up(clock::now());
+            }
+            return;
+        }
+        let patience = self.patience(None);
+        self.begin_drain(DrainState::Stopping, patience, "told to stop");
+    }
+
+    /// As long as was asked for; without a node that could take the devices, only for those that leave by themselves.
+    fn patience(&self, seconds: Option<u32>) -> Nanos {
+        match seconds {
+            Some(seconds) => Nanos::from_secs(u64::from(seconds)),
+            None if self.has_successor() => {
+                Nanos::from_secs(u64::from(self.settings.drain_seconds))
+            }
+            None => DRAIN_ALONE,
+        }
+    }
+
+    fn has_successor(&self) -> bool {
+        !self.settings.successors().is_empty()
+    }
+
+    fn begin_drain(&mut self, state: DrainState, patience: Nanos, why: &str) {
+        let now = clock::now();
+        let sessions = sessions(&self.node);
+        let seconds = patience.as_millis() / 1000;
+        tracing::info!(sessions, seconds, "{why}: draining, {}", state.label());
+        self.health.set(HealthState::Draining(why.to_owned()));
+        if state == DrainState::Stopping {
+            service::stopping();
+        }
+        match &mut self.drain {
+            Some(drain) => drain.again(state, now, patience),
+            None => self.drain = Some(Drain::begin(state, sessions, now, patience)),
+        }
+        self.node.drain(now + patience, self.settings.successors());
+    }
+
+    fn resume(&mut self, reply: Reply) {
+        if self.drain.as_ref().is_some_and(Drain::stops) {
+            return reply.finish(refused("it is stopping; start it again when it has"));
+        }
+        if let Some(drain) = self.drain.take() {
+            drain.cancelled();
+            tracing::info!("maintenance is over: taking devices again");
+            service::status("serving");
+            self.health.set(health_of(&self.node));
+        }
+        reply.finish(Answer::Resumed);
+    }
+
+    /// Tells how the drain goes, and ends the node when it is over.
+    fn drain_turn(&mut self, now: Nanos) -> anyhow::Result<Next> {
+        let Some(drain) = &mut self.drain else { return Ok(Next::Go) };
+        let left = sessions(&self.node);
+        drain.turn(left, now);
+        if !drain.stops() {
+            return Ok(Next::Go);
+        }
+        if self.node.all_ended() {
+            drain.ended(now);
+            self.node.join()?;
+            return Ok(Next::End);
+        }
+        if drain.is_overdue(now) {
+            self.node.stop();
+            drain.ended(now);
+            return Ok(Next::End);
+        }
+        Ok(Next::Go)
+    }
+
+    /// In a drain that is what is waited for; otherwise nothing can be served any more.
+    fn shard_ended(&mut self) -> anyhow::Result<()> {
+        if self.drain.as_ref().is_some_and(Drain::stops) {
+            return Ok(());
+        }
+        self.node.stop();
+        anyhow::bail!("a shard ended unexpectedly; its reason is in the log above");
+    }
+
+    fn figures(&self, now: Nanos) -> Figures {
+        let sum = |get: fn(&ShardCounters) -> &Counter| -> u64 {
+            self.node.counters().iter().map(|shard| get(shard).get()).sum()
+        };
+        let hits = sum(|c| &c.cache_hits);
+        let load = own_load(self.node.shared(), now);
+        Figures {
+            at: now.since(self.own.since).as_duration().as_secs_f64(),
+            reads: sum(|c| &c.reads),
+            data_bytes: sum(|c| &c.data_bytes),
+            cache_hits: hits,
+            cache_lookups: hits + sum(|c| &c.cache_misses) + sum(|c| &c.cache_coalesced),
+            disk_reads: sum(|c| &c.disk_reads),
+            sessions: load.sessions,
+            standbys: load.standbys,
+            boot_slots_in_use: load.boot_slots_in_use,
+            notices: sum(|c| &c.notices_sent),
+            slowest: Vec::new(),
+        }
+    }
+}
+
+/// Sessions that a drain waits for.
+fn sessions(node: &RunningNode) -> u32 {
+    let open: u64 = node.counters().iter().map(|shard| shard.sessions.get()).sum();
+    u32::try_from(open).unwrap_or(u32::MAX)
+}
+
+fn refused(reason: &str) -> Answer {
+    Answer::Refused { reason: reason.to_owned() }
+}

@@ -1,0 +1,167 @@
+//! `serve`: from flags to a running node.
+//!
+//! Start-up goes from what is cheap to check to what takes long: flags, sockets, memory, images, threads. From then on one loop
+//! decides (`control_loop`): it waits for wishes - signals, requests from the control socket, a shard that ended - and
+//! once a second looks at clocks, files and peers.
+//!
+//! | part | does |
+//! |---|---|
+//! | `open` | opens the vDisks, with progress |
+//! | `control_loop` | waits for wishes and grants them |
+//! | `drain` | a drain's course: who is left, who is told |
+//! | `watch` | files that change under a vDisk |
+//! | `farm_watch` | peers that change, versions that differ |
+//! | `announce` | what the node says when it is ready: standard output, metrics |
+//! | `service` | what systemd is told |
+
+mod announce;
+mod control_loop;
+mod drain;
+mod farm_watch;
+mod open;
+mod service;
+mod watch;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use anyhow::Context;
+use diskstream_ring::clock;
+use diskstream_wire::NodeEntry;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+pub use announce::exporter;
+pub use open::{HashProgress, open_vdisks};
+
+use crate::cli::{HttpAt, ServeArgs};
+use crate::control::{ControlServer, Reply, Request, RunningControl};
+use crate::metrics::{Health, HealthState, HttpServer, RunningHttp};
+use crate::running::{RunningNode, Sockets};
+use crate::settings::{ControlAt, Settings};
+use crate::status::OwnFacts;
+use control_loop::ControlLoop;
+
+/// What the control loop is asked to do.
+#[derive(Debug)]
+pub(crate) enum Wish {
+    /// A signal came.
+    Signal(i32),
+    /// A client of the control socket asks.
+    Request(Request, Reply),
+    /// The thread of a shard ended.
+    ShardEnded,
+}
+
+/// Serves until a signal or a command ends it.
+///
+/// # Errors
+/// One line: what could not be had, where, and the remedy.
+pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
+    let settings = Settings::resolve(args)?;
+    let (wish, wishes) = mpsc::channel();
+    // Before any thread: signals then wait for the control loop instead of ending the process half-way.
+    signals(wish.clone(), Wish::Signal)?;
+    let sockets = Sockets::bind(&settings)?;
+    let control = bind_control(&settings)?;
+    let http = match settings.http {
+        HttpAt::Off => None,
+        HttpAt::At(addr) => Some(HttpServer::bind(addr)?),
+    };
+    for line in settings.describe() {
+        tracing::info!("{line}");
+    }
+    // Memory that is not there is said at once, not after an hour of hashing.
+    let arena = RunningNode::arena_for(&settings)?;
+    let vdisks = open_vdisks(&settings)?;
+    let ended = wish.clone();
+    // The loop may be gone already: then nobody is left to care.
+    let on_end = Arc::new(move || drop(ended.send(Wish::ShardEnded)));
+    let node = RunningNode::start(&settings, &arena, sockets, vdisks, on_end)?;
+    farm_watch::publish_static_peers(&settings, node.shared());
+    let health = Arc::new(Health::default());
+    let http =
+        http.map(|http| http.start(exporter(&node, &health), Arc::clone(&health))).transpose();
+    let http = http.context("starting the thread for metrics")?;
+    let control = start_control(control, wish)?;
+    health.set(HealthState::Ready);
+    let own = own_facts(&settings, &node);
+    announce::ready(&node, http.as_ref().map(RunningHttp::address), own.peer_port.as_deref())?;
+    service::ready();
+    let ended = ControlLoop::new(&settings, node, wishes, health, own).run();
+    // Clients that wait for the last word of a drain get it before the process goes.
+    drop(control);
+    ended
+}
+
+fn own_facts(settings: &Settings, node: &RunningNode) -> OwnFacts {
+    let (farm, own) = (&node.shared().farm, node.shared().own_node);
+    OwnFacts {
+        name: settings.name().unwrap_or("this").to_owned(),
+        rating: farm.nodes.get(own).map_or(100, |node| node.rating),
+        since: clock::now(),
+        peer_port: None,
+        io: node.io().iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The control socket; none where it is off, or where its usual place cannot be had.
+fn bind_control(settings: &Settings) -> anyhow::Result<Option<ControlServer>> {
+    match &settings.control {
+        ControlAt::Off => Ok(None),
+        ControlAt::At(path) => Ok(Some(ControlServer::bind(path)?)),
+        ControlAt::Usual(path) => match ControlServer::bind(path) {
+            Ok(server) => Ok(Some(server)),
+            Err(error @ crate::control::ControlError::Alive { .. }) => Err(error.into()),
+            Err(error) => {
+                tracing::warn!("going on without a control socket: {error}");
+                Ok(None)
+            }
+        },
+    }
+}
+
+fn start_control(
+    server: Option<ControlServer>,
+    wish: mpsc::Sender<Wish>,
+) -> anyhow::Result<Option<RunningControl>> {
+    let Some(server) = server else { return Ok(None) };
+    tracing::info!("control socket {}", server.path().display());
+    let running = server.start(move |request, reply| {
+        // The loop is gone: the client sees the connection end.
+        drop(wish.send(Wish::Request(request, reply)));
+    });
+    Ok(Some(running.context("starting the thread of the control socket")?))
+}
+
+/// Signals arrive through a channel, so that one thread can wait for them and for other things.
+///
+/// # Errors
+/// When the process may not handle signals or start a thread.
+pub fn signals<T: Send + 'static>(
+    sender: mpsc::Sender<T>,
+    wrap: impl Fn(i32) -> T + Send + 'static,
+) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .context("taking over SIGTERM, SIGINT and SIGHUP")?;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            signals
+                .forever()
+                .take_while(|&signal| sender.send(wrap(signal)).is_ok())
+                .for_each(drop);
+        })
+        .context("starting a thread")?;
+    Ok(())
+}
+
+/// What the devices of a draining node are told: every other node that serves the same.
+#[must_use]
+pub fn node_entries(addrs: &[SocketAddr]) -> Vec<NodeEntry> {
+    addrs
+        .iter()
+        .map(|&addr| NodeEntry { login: addr.into(), rating: 100, ..NodeEntry::default() })
+        .collect()
+}

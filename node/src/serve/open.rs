@@ -1,0 +1,79 @@
+//! Opening the vDisks, with progress that people and logs can follow.
+
+use std::io::IsTerminal;
+use std::ops::ControlFlow;
+
+use diskstream_ring::clock;
+use diskstream_vdisk::{OpenOptions, SidecarUse, Vdisk};
+use diskstream_wire::Nanos;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::settings::Settings;
+
+/// Opens and, where needed, hashes the images, with a progress bar on a terminal and log lines otherwise.
+///
+/// # Errors
+/// The first image that cannot be served, with its defect and the remedy.
+pub fn open_vdisks(settings: &Settings) -> anyhow::Result<Vec<Option<Vdisk>>> {
+    let sidecar = if settings.rehash { SidecarUse::Rewrite } else { SidecarUse::ReadWrite };
+    let options = OpenOptions { sidecar, ..OpenOptions::default() };
+    let mut vdisks = Vec::new();
+    for config in &settings.vdisks {
+        let Some(path) = &config.path else {
+            vdisks.push(None);
+            continue;
+        };
+        let mut progress = HashProgress::new(&config.name);
+        let opened = Vdisk::open_with_progress(path, &options, &mut |done, total| {
+            progress.show(done, total);
+            ControlFlow::Continue(())
+        });
+        match opened {
+            Ok(vdisk) => vdisks.push(Some(vdisk)),
+            Err(error) if settings.every_vdisk_needed => return Err(error.into()),
+            Err(error) => {
+                tracing::error!(vdisk = config.name, "not served by this node: {error}");
+                vdisks.push(None);
+            }
+        }
+    }
+    anyhow::ensure!(
+        vdisks.iter().any(Option::is_some),
+        "none of the farm's vDisks can be served by this node; the reasons are above"
+    );
+    Ok(vdisks)
+}
+
+/// Progress of hashing: a bar for people, a line every ten seconds for logs.
+pub struct HashProgress {
+    name: String,
+    bar: Option<ProgressBar>,
+    said: Nanos,
+}
+
+impl HashProgress {
+    /// Nothing is shown until there is something to show.
+    #[must_use]
+    pub fn new(name: &str) -> HashProgress {
+        HashProgress { name: name.to_owned(), bar: None, said: clock::now() }
+    }
+
+    /// So much of so many bytes is hashed.
+    pub fn show(&mut self, done: u64, total: u64) {
+        if std::io::stderr().is_terminal() {
+            let bar = self.bar.get_or_insert_with(|| {
+                let bar =
+                    ProgressBar::new(total).with_prefix(format!("content id of {}", self.name));
+                let style = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+                bar.with_style(ProgressStyle::with_template(style).expect("a valid template"))
+            });
+            bar.set_position(done);
+            if done == total {
+                bar.finish_and_clear();
+            }
+        } else if clock::now().since(self.said) >= Nanos::from_secs(10) {
+            self.said = clock::now();
+            tracing::info!(vdisk = self.name, "hashing: {} %", done * 100 / total.max(1));
+        }
+    }
+}

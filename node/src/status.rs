@@ -1,0 +1,356 @@
+//! The farm as this node sees it, as `diskstream-node status` shows it.
+//!
+//! Built from three sources and nothing else: what this node serves ([`NodeShared`]), the view of the other nodes
+//! (`NodeShared::view`), and since when each peer is in its state ([`PeerTimes`], kept by the control loop).
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering::Relaxed;
+
+use diskstream_wire::ContentId;
+use diskstream_wire::time::Nanos;
+use serde::{Deserialize, Serialize};
+
+use crate::shard::{NodeShared, VdiskEntry};
+use crate::view::{FarmView, Load, PeerState, PeerView};
+
+/// The farm as one node sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node that says this.
+    pub node: NodeStatus,
+    /// The others, by name.
+    pub peers: Vec<PeerStatus>,
+    /// The vDisks that this node or a peer knows, by name: who holds what.
+    pub vdisks: Vec<VdiskStatus>,
+    /// A sentence for each copy that differs from the reference, naming both.
+    pub differences: Vec<String>,
+}
+
+/// A node about itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// Its program's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it took its first login.
+    pub uptime_seconds: u64,
+    /// `serving`, `maintenance` or `stopping`.
+    pub drain: String,
+    /// Where devices log in.
+    pub login: String,
+    /// Where its shards serve.
+    pub io: Vec<String>,
+    /// Where it hears peers; none: it has none.
+    pub peer_port: Option<String>,
+    /// Power rating: 1 is the usual node.
+    pub power: f64,
+    /// How busy it is.
+    #[serde(flatten)]
+    pub load: LoadStatus,
+}
+
+/// How busy a node is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadStatus {
+    /// Sessions that it serves.
+    pub sessions: u32,
+    /// Sessions for which it stands by.
+    pub standbys: u32,
+    /// Devices that are booting.
+    pub boot_slots_in_use: u32,
+    /// How many may at once; 0: any number.
+    pub boot_limit: u32,
+}
+
+/// Another node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its name.
+    pub name: String,
+    /// `up`, `unknown` or `down`.
+    pub state: String,
+    /// Seconds since it is.
+    pub since_seconds: u64,
+    /// Where devices log in there.
+    pub login: String,
+    /// Power rating: 1 is the usual node.
+    pub power: f64,
+    /// `serving`, `maintenance` or `stopping`, by its last report.
+    pub drain: String,
+    /// Seconds since its last report; none: it never reported.
+    pub reported_seconds_ago: Option<f64>,
+    /// How busy it was then.
+    #[serde(flatten)]
+    pub load: LoadStatus,
+}
+
+/// A vDisk, and who holds which content of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VdiskStatus {
+    /// Its name.
+    pub name: String,
+    /// What the others are compared with: this node's copy; where it has none, the copy that most peers hold.
+    pub content_id: Option<String>,
+    /// Who holds what: this node first, then peers by name.
+    pub holders: Vec<HolderStatus>,
+}
+
+/// One node's copy of a vDisk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderStatus {
+    /// The node.
+    pub node: String,
+    /// What its copy holds.
+    pub content_id: String,
+    /// Whether it takes devices there.
+    pub eligible: bool,
+    /// Whether that is the reference's content.
+    pub same: bool,
+    /// Sessions of the vDisk there, by the last report; this node's are not told apart by vDisk and are left out.
+    pub sessions: Option<u32>,
+    /// State of the node that holds it: this one is always `up`.
+    pub node_state: String,
+}
+
+impl From<Load> for LoadStatus {
+    fn from(load: Load) -> LoadStatus {
+        LoadStatus {
+            sessions: load.sessions,
+            standbys: load.standbys,
+            boot_slots_in_use: load.boot_slots_in_use,
+            boot_limit: load.boot_limit,
+        }
+    }
+}
+
+/// What only the control loop knows about its own node.
+#[derive(Clone, Debug, Default)]
+pub struct OwnFacts {
+    /// Its name.
+    pub name: String,
+    /// Power rating in hundredths.
+    pub rating: u16,
+    /// When it took its first login.
+    pub since: Nanos,
+    /// Where it hears peers.
+    pub peer_port: Option<String>,
+    /// Where its shards serve.
+    pub io: Vec<String>,
+}
+
+/// Since when each peer is in its state.
+#[derive(Debug, Default)]
+pub struct PeerTimes(HashMap<String, (PeerState, Nanos)>);
+
+impl PeerTimes {
+    /// Compares with the present view; call it often, the times are as exact as that.
+    pub fn note(&mut self, view: &FarmView, now: Nanos) {
+        self.0.retain(|name, _| view.peers.iter().any(|peer| peer.name == *name));
+        for peer in &view.peers {
+            match self.0.get_mut(&peer.name) {
+                Some((state, _)) if *state == peer.state => {}
+                Some(known) => *known = (peer.state, now),
+                None => {
+                    self.0.insert(peer.name.clone(), (peer.state, now));
+                }
+            }
+        }
+    }
+
+    /// Since when; now, for one that was not noted yet.
+    fn since(&self, peer: &PeerView, now: Nanos) -> Nanos {
+        match self.0.get(&peer.name) {
+            Some((state, since)) if *state == peer.state => *since,
+            _ => now,
+        }
+    }
+}
+
+impl Status {
+    /// What this node sees now.
+    #[must_use]
+    pub fn of(own: &OwnFacts, shared: &NodeShared, times: &PeerTimes, now: Nanos) -> Status {
+        let view = shared.view.get();
+        let mut peers: Vec<&PeerView> = view.peers.iter().collect();
+        peers.sort_by(|a, b| a.name.cmp(&b.name));
+        let vdisks = vdisks(&own.name, shared.vdisks().unwrap_or_default(), &peers);
+        Status {
+            node: node(own, shared, now),
+            differences: differences(&own.name, &vdisks),
+            vdisks,
+            peers: peers.into_iter().map(|peer| peer_status(peer, times, now)).collect(),
+        }
+    }
+}
+
+fn node(own: &OwnFacts, shared: &NodeShared, now: Nanos) -> NodeStatus {
+    NodeStatus {
+        name: own.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: now.since(own.since).as_millis() / 1000,
+        drain: shared.own.drain().label().to_owned(),
+        login: shared.login_endpoint.to_string(),
+        io: own.io.clone(),
+        peer_port: own.peer_port.clone(),
+        power: f64::from(own.rating) / 100.0,
+        load: own_load(shared, now),
+    }
+}
+
+/// How busy this node is.
+#[must_use]
+pub fn own_load(shared: &NodeShared, now: Nanos) -> LoadStatus {
+    LoadStatus {
+        sessions: shared.own.sessions.load(Relaxed),
+        standbys: shared.own.standbys.load(Relaxed),
+        boot_slots_in_use: u32::try_from(shared.boot_slots.in_use(now)).unwrap_or(u32::MAX),
+        boot_limit: u32::try_from(shared.boot_slots.limit()).unwrap_or(u32::MAX),
+    }
+}
+
+fn peer_status(peer: &PeerView, times: &PeerTimes, now: Nanos) -> PeerStatus {
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a report's age")]
+    let seconds = |ago: Nanos| ago.as_millis() as f64 / 1e3;
+    PeerStatus {
+        name: peer.name.clone(),
+        state: peer.state.label().to_owned(),
+        since_seconds: now.since(times.since(peer, now)).as_millis() / 1000,
+        login: peer.login.to_string(),
+        power: f64::from(peer.rating) / 100.0,
+        drain: peer.drain.label().to_owned(),
+        reported_seconds_ago: (peer.reported != Nanos::ZERO)
+            .then(|| seconds(now.since(peer.reported))),
+        load: peer.load.into(),
+    }
+}
+
+/// Every vDisk that somebody knows.
+fn vdisks(
+    own: &str,
+    entries: &[std::sync::Arc<VdiskEntry>],
+    peers: &[&PeerView],
+) -> Vec<VdiskStatus> {
+    let known = peers.iter().flat_map(|peer| peer.versions.iter().map(|held| held.vdisk.as_str()));
+    let mut names: Vec<&str> =
+        entries.iter().map(|entry| entry.name.as_str()).chain(known).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().map(|name| vdisk(own, name, entries, peers)).collect()
+}
+
+fn vdisk(
+    own: &str,
+    name: &str,
+    entries: &[std::sync::Arc<VdiskEntry>],
+    peers: &[&PeerView],
+) -> VdiskStatus {
+    // A vDisk without an image here has no content.
+    let here = entries.iter().find(|e| e.name == name && e.content_id != ContentId::default());
+    let there: Vec<_> = peers
+        .iter()
+        .flat_map(|peer| peer.versions.iter().map(move |held| (*peer, held)))
+        .filter(|(_, held)| held.vdisk == name)
+        .collect();
+    let most = || {
+        let count = |id| there.iter().filter(|(_, held)| held.content_id == id).count();
+        // The greater id among equally frequent ones, so that every node names the same.
+        there.iter().map(|(_, held)| held.content_id).max_by_key(|&id| (count(id), id.0))
+    };
+    let reference = here.map(|entry| entry.content_id).or_else(most);
+    let mut holders: Vec<HolderStatus> = here
+        .map(|entry| HolderStatus {
+            node: own.to_owned(),
+            content_id: entry.content_id.to_string(),
+            eligible: entry.is_eligible(),
+            same: true,
+            sessions: None,
+            node_state: PeerState::Up.label().to_owned(),
+        })
+        .into_iter()
+        .collect();
+    holders.extend(there.iter().map(|(peer, held)| HolderStatus {
+        node: peer.name.clone(),
+        content_id: held.content_id.to_string(),
+        eligible: held.eligible,
+        same: Some(held.content_id) == reference,
+        sessions: Some(held.sessions),
+        node_state: peer.state.label().to_owned(),
+    }));
+    VdiskStatus { name: name.to_owned(), content_id: reference.map(|id| id.to_string()), holders }
+}
+
+/// Sentences for people, about nodes that are not down.
+fn differences(own: &str, vdisks: &[VdiskStatus]) -> Vec<String> {
+    let down = PeerState::Down.label();
+    let mut said = Vec::new();
+    for vdisk in vdisks {
+        let Some(reference) = &vdisk.content_id else { continue };
+        for holder in &vdisk.holders {
+            if !holder.same && holder.node_state != down {
+                said.push(format!(
+                    "{} holds another version of {}: {} instead of {}; no device moves between it and {own}",
+                    holder.node,
+                    vdisk.name,
+                    short(&holder.content_id),
+                    short(reference)
+                ));
+            } else if !holder.eligible && holder.node_state != down {
+                said.push(format!(
+                    "{} takes no devices for {}: its file is missing or was changed",
+                    holder.node, vdisk.name
+                ));
+            }
+        }
+    }
+    said
+}
+
+/// Enough of a content id to tell two apart.
+#[must_use]
+pub fn short(content_id: &str) -> String {
+    let first: String = content_id.chars().take(12).collect();
+    first + "..."
+}
+
+/// Names of the vDisks of which an up peer holds another content than this node, with that peer.
+#[must_use]
+pub fn differing(entries: &[std::sync::Arc<VdiskEntry>], view: &FarmView) -> Vec<Difference> {
+    let mut found = Vec::new();
+    for peer in view.peers.iter().filter(|peer| peer.state == PeerState::Up) {
+        for held in peer.versions.iter() {
+            let here = entries.iter().find(|entry| entry.name == held.vdisk);
+            let Some(here) = here.filter(|entry| entry.content_id != ContentId::default()) else {
+                continue;
+            };
+            if here.content_id != held.content_id {
+                found.push(Difference {
+                    vdisk: held.vdisk.clone(),
+                    peer: peer.name.clone(),
+                    here: here.content_id,
+                    there: held.content_id,
+                });
+            }
+        }
+    }
+    found
+}
+
+/// A peer's copy that is not this node's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Difference {
+    /// The vDisk.
+    pub vdisk: String,
+    /// The peer.
+    pub peer: String,
+    /// What this node holds.
+    pub here: ContentId,
+    /// What the peer holds.
+    pub there: ContentId,
+}
+
+#[cfg(test)]
+mod tests;
