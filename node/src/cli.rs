@@ -131,6 +131,12 @@ pub enum VdiskCommand {
         #[arg(long)]
         rehash: bool,
     },
+    /// Read whole images and compare every 64 KiB with the kept hashes. Ends with 2 when bytes are bad.
+    Scrub {
+        /// The images.
+        #[arg(required = true)]
+        images: Vec<PathBuf>,
+    },
 }
 
 /// Flags of `quickstart`.
@@ -213,6 +219,12 @@ pub struct ServeArgs {
     /// Seconds after which a node that was told to stop no longer waits for its devices.
     #[arg(long, default_value_t = 15)]
     pub drain_seconds: u32,
+    /// Days in which every vDisk is read once from its disk and compared with its hashes; 0: never.
+    #[arg(long, default_value_t = 30)]
+    pub scrub_days: u32,
+    /// Seconds from the start to the first scrub.
+    #[arg(long, hide = true, default_value_t = 600)]
+    pub scrub_delay: u32,
     /// File of the farm key (32 bytes, or 64 hexadecimal digits), so that tickets outlive this process [default: with --farm
     /// the file that it names; else a key of this process].
     #[arg(long)]

@@ -32,6 +32,7 @@ fn run(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Vdisk(VdiskCommand::Hash { image, rehash }) => {
             vdisk_command::hash(image, *rehash).map(done)
         }
+        Command::Vdisk(VdiskCommand::Scrub { images }) => vdisk_command::scrub(images),
         Command::Drain(args) => control::drain(args),
         Command::Resume(at) => control::resume(at),
         Command::Rebalance(args) => control::rebalance(args),

@@ -110,7 +110,7 @@ impl Demo {
         let vdisks = serve::open_vdisks(&settings)?;
         let mut node = RunningNode::start(&settings, &arena, sockets, vdisks, Arc::new(|| {}))?;
         let health = Arc::new(Health::default());
-        let exporter = serve::exporter(&node, &health);
+        let exporter = serve::exporter(&node, &health, Vec::new());
         let http = http.map(|http| http.start(exporter, Arc::clone(&health))).transpose()?;
         health.set(HealthState::Ready);
         say(&format!("   logins at {}, {} shards", node.login(), node.io().len()));

@@ -77,6 +77,10 @@ pub struct Settings {
     pub boot_limit: u32,
     /// Patience of a drain in seconds.
     pub drain_seconds: u32,
+    /// Days in which every vDisk is scrubbed once; 0: never.
+    pub scrub_days: u32,
+    /// Seconds until the first scrub.
+    pub scrub_delay: u32,
     /// Whether to hash images again.
     pub rehash: bool,
     /// The vDisks, in the farm's order.
@@ -123,6 +127,8 @@ impl Settings {
                 .context("--socket-buffer")?,
             boot_limit: args.boot_limit,
             drain_seconds: args.drain_seconds,
+            scrub_days: args.scrub_days,
+            scrub_delay: args.scrub_delay,
             rehash: args.rehash,
             vdisks: Vec::new(),
             every_vdisk_needed: true,

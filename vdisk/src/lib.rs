@@ -32,6 +32,7 @@ mod hashing;
 mod identity;
 mod map;
 mod open;
+mod scrub;
 mod sidecar;
 #[expect(unsafe_code, reason = "system calls that std does not offer; each block says why")]
 mod sys;
@@ -47,6 +48,7 @@ pub use hashing::MAX_HASH_THREADS;
 pub use identity::{Identity, Stamp};
 pub use map::{Extent, FlatMap, FlatMapBuilder, ImageMap, Place};
 pub use open::{OpenOptions, SidecarUse};
+pub use scrub::{SCRUB_PIECE_BYTES, Scrub, ScrubError, ScrubFound};
 pub use sidecar::{Damage, RehashReason, SidecarWrite, Stale, WriteStep};
 pub use vdisk::{HashSource, Vdisk, WriterAtOpen};
 pub use watch::{Change, Content, Watch, Writer, Writers, writers_of};

@@ -114,7 +114,7 @@ pub(crate) fn open(
 }
 
 /// Opens the file and refuses everything that is not one.
-fn open_image(path: &Path) -> Result<(File, Identity), OpenError> {
+pub(crate) fn open_image(path: &Path) -> Result<(File, Identity), OpenError> {
     // Non-blocking: opening a pipe for reading would otherwise wait for a writer, for ever. It
     // changes nothing for files.
     let opened = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);

@@ -24,7 +24,7 @@ mod store;
 pub(crate) use record::Record;
 #[cfg(test)]
 pub(crate) use store::remove_leftovers;
-pub(crate) use store::{file_system_clock, load, save};
+pub(crate) use store::{file_system_clock, load, load_any, save};
 
 use std::fmt;
 use std::io;

@@ -27,7 +27,7 @@ mod text;
 use std::path::PathBuf;
 
 pub use client::{Client, ClientError};
-pub use commands::{drain, rebalance, resume, status, top};
+pub use commands::{PARTLY, drain, rebalance, resume, status, top};
 pub use request::{Answer, Figures, Rebalanced, Request, SlowDevice};
 pub use server::{Answers, ControlError, ControlServer, Reply, RunningControl};
 

@@ -56,6 +56,13 @@ pub trait Source: Send + Sync {
     fn collect(&self, samples: &mut Samples);
 }
 
+/// Who writes the numbers may share them with the one who shows them.
+impl<S: Source> Source for std::sync::Arc<S> {
+    fn collect(&self, samples: &mut Samples) {
+        (**self).collect(samples);
+    }
+}
+
 /// Samples of one scrape, in no particular order.
 #[derive(Debug, Default)]
 pub struct Samples(pub(super) Vec<Sample>);

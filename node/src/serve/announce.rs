@@ -14,8 +14,8 @@ use crate::metrics::{
 };
 use crate::running::RunningNode;
 
-/// All that the node says about itself.
-pub fn exporter(node: &RunningNode, health: &Arc<Health>) -> Exporter {
+/// All that the node says about itself, and what `more` says.
+pub fn exporter(node: &RunningNode, health: &Arc<Health>, more: Vec<Box<dyn Source>>) -> Exporter {
     let shared = Arc::clone(node.shared());
     let booting = move || {
         #[expect(clippy::cast_precision_loss, reason = "a count of devices is far below 2^53")]
@@ -38,6 +38,7 @@ pub fn exporter(node: &RunningNode, health: &Arc<Health>) -> Exporter {
             booting,
         ),
     ];
+    sources.extend(more);
     for vdisk in node.shared().vdisks().unwrap_or_default() {
         let labels = vec![("vdisk", vdisk.name.clone().into())];
         let entry = Arc::clone(vdisk);

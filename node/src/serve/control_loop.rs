@@ -10,7 +10,7 @@ use signal_hook::consts::SIGHUP;
 
 use super::drain::Drain;
 use super::farm_watch::Differences;
-use super::watch::{health_of, look, watch_all};
+use super::watch::{bad_block, health_of, look, watch_all};
 use super::{Wish, service};
 use crate::control::{Answer, Figures, Reply, Request};
 use crate::metrics::{Health, HealthState};
@@ -89,6 +89,7 @@ impl<'s> ControlLoop<'s> {
                 ),
                 Ok(Wish::Signal(_)) => self.told_to_stop(),
                 Ok(Wish::Request(request, reply)) => self.grant(&request, reply),
+                Ok(Wish::BadBlock { vdisk, what }) => bad_block(&self.node, vdisk, &what),
                 Ok(Wish::ShardEnded) => self.shard_ended()?,
                 Err(RecvTimeoutError::Timeout) => {}
                 // Signals have a sender for as long as the process lives; without them nobody could stop the node.

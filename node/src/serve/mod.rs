@@ -12,6 +12,7 @@
 //! | `watch` | files that change under a vDisk |
 //! | `farm_watch` | peers that change, versions that differ |
 //! | `announce` | what the node says when it is ready: standard output, metrics |
+//! | `scrubber` | reads the images from their disks now and then, and compares |
 //! | `service` | what systemd is told |
 
 mod announce;
@@ -19,6 +20,7 @@ mod control_loop;
 mod drain;
 mod farm_watch;
 mod open;
+mod scrubber;
 mod service;
 mod watch;
 
@@ -42,6 +44,7 @@ use crate::running::{RunningNode, Sockets};
 use crate::settings::{ControlAt, Settings};
 use crate::status::OwnFacts;
 use control_loop::ControlLoop;
+use scrubber::{Scrubber, Scrubs};
 
 /// What the control loop is asked to do.
 #[derive(Debug)]
@@ -52,6 +55,13 @@ pub(crate) enum Wish {
     Request(Request, Reply),
     /// The thread of a shard ended.
     ShardEnded,
+    /// A scrub found a bad block.
+    BadBlock {
+        /// Index of the vDisk.
+        vdisk: usize,
+        /// Which bytes, and what is wrong with them.
+        what: String,
+    },
 }
 
 /// Serves until a signal or a command ends it.
@@ -81,15 +91,18 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let node = RunningNode::start(&settings, &arena, sockets, vdisks, on_end)?;
     farm_watch::publish_static_peers(&settings, node.shared());
     let health = Arc::new(Health::default());
-    let http =
-        http.map(|http| http.start(exporter(&node, &health), Arc::clone(&health))).transpose();
+    let scrubs = Scrubs::new(&node);
+    let exporter = exporter(&node, &health, vec![Box::new(Arc::clone(&scrubs))]);
+    let http = http.map(|http| http.start(exporter, Arc::clone(&health))).transpose();
     let http = http.context("starting the thread for metrics")?;
+    let scrubber = Scrubber::start(&settings, &node, &scrubs, wish.clone())?;
     let control = start_control(control, wish)?;
     health.set(HealthState::Ready);
     let own = own_facts(&settings, &node);
     announce::ready(&node, http.as_ref().map(RunningHttp::address), own.peer_port.as_deref())?;
     service::ready();
     let ended = ControlLoop::new(&settings, node, wishes, health, own).run();
+    drop(scrubber);
     // Clients that wait for the last word of a drain get it before the process goes.
     drop(control);
     ended

@@ -23,7 +23,7 @@ pub fn open_vdisks(settings: &Settings) -> anyhow::Result<Vec<Option<Vdisk>>> {
             vdisks.push(None);
             continue;
         };
-        let mut progress = HashProgress::new(&config.name);
+        let mut progress = HashProgress::new("content id", &config.name);
         let opened = Vdisk::open_with_progress(path, &options, &mut |done, total| {
             progress.show(done, total);
             ControlFlow::Continue(())
@@ -44,8 +44,9 @@ pub fn open_vdisks(settings: &Settings) -> anyhow::Result<Vec<Option<Vdisk>>> {
     Ok(vdisks)
 }
 
-/// Progress of hashing: a bar for people, a line every ten seconds for logs.
+/// Progress of reading a whole image: a bar for people, a line every ten seconds for logs.
 pub struct HashProgress {
+    what: &'static str,
     name: String,
     bar: Option<ProgressBar>,
     said: Nanos,
@@ -54,16 +55,16 @@ pub struct HashProgress {
 impl HashProgress {
     /// Nothing is shown until there is something to show.
     #[must_use]
-    pub fn new(name: &str) -> HashProgress {
-        HashProgress { name: name.to_owned(), bar: None, said: clock::now() }
+    pub fn new(what: &'static str, name: &str) -> HashProgress {
+        HashProgress { what, name: name.to_owned(), bar: None, said: clock::now() }
     }
 
-    /// So much of so many bytes is hashed.
+    /// So much of so many bytes is done.
     pub fn show(&mut self, done: u64, total: u64) {
         if std::io::stderr().is_terminal() {
             let bar = self.bar.get_or_insert_with(|| {
                 let bar =
-                    ProgressBar::new(total).with_prefix(format!("content id of {}", self.name));
+                    ProgressBar::new(total).with_prefix(format!("{} of {}", self.what, self.name));
                 let style = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
                 bar.with_style(ProgressStyle::with_template(style).expect("a valid template"))
             });
@@ -73,7 +74,7 @@ impl HashProgress {
             }
         } else if clock::now().since(self.said) >= Nanos::from_secs(10) {
             self.said = clock::now();
-            tracing::info!(vdisk = self.name, "hashing: {} %", done * 100 / total.max(1));
+            tracing::info!(vdisk = self.name, "{}: {} %", self.what, done * 100 / total.max(1));
         }
     }
 }

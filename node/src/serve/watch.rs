@@ -39,7 +39,7 @@ pub(super) fn health_of(node: &RunningNode) -> HealthState {
         HealthState::Ready
     } else {
         HealthState::Failing(format!(
-            "vDisk {} takes no devices: its file was changed",
+            "vDisk {} takes no devices: its file was changed or is damaged, see the log",
             lost.join(", ")
         ))
     }
@@ -60,4 +60,12 @@ fn judge(node: &RunningNode, index: usize, change: Change) {
             node.vdisk_changed(u32::try_from(index).expect("few vDisks"));
         }
     }
+}
+
+/// A rotten block takes its vDisk out of service like a changed file: other nodes have a sound copy.
+pub(super) fn bad_block(node: &RunningNode, index: usize, what: &str) {
+    let Some(vdisk) = &node.vdisks()[index] else { return };
+    tracing::error!(path = %vdisk.path().display(), "scrub: {what}; the vDisk takes no more devices, and those that it has are told to move. \
+         Restore the image, and restart the node");
+    node.vdisk_changed(u32::try_from(index).expect("few vDisks"));
 }

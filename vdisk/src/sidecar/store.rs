@@ -45,6 +45,19 @@ pub(crate) fn load(
     Ok(hashes)
 }
 
+/// The hashes in the sidecar of an image of this size, whether they are of its present state or not; and what tells that
+/// they are not. For comparing, never for serving.
+pub(crate) fn load_any(
+    image: &Path,
+    now: &Identity,
+) -> Result<(BlockHashes, Option<Stale>), RehashReason> {
+    let encoded = read(&sidecar_path(image), now.size_bytes)?;
+    let (record, hashes) =
+        Record::decode(&encoded, now.size_bytes).map_err(RehashReason::Damaged)?;
+    let stale = record.judge(now, 0).err();
+    Ok((hashes, stale.filter(|stale| *stale != Stale::Racy)))
+}
+
 /// Reads a sidecar whole, but never more than an image of this size gives, plus a byte that shows
 /// that it is longer.
 fn read(path: &Path, size_bytes: u64) -> Result<Vec<u8>, RehashReason> {
