@@ -236,6 +236,17 @@ impl Devices {
         Ok(())
     }
 
+    /// The sessions and their ring, for loops of another kind.
+    pub fn fleet_mut(&mut self) -> &mut Fleet {
+        &mut self.fleet
+    }
+
+    /// The sessions, to look at.
+    #[must_use]
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
     /// Bytes of the vDisk.
     #[must_use]
     pub fn image_bytes(&self) -> u64 {
@@ -459,7 +470,8 @@ impl Work {
 }
 
 /// A locally administered address per device.
-fn mac_of(index: u16) -> Mac {
+#[must_use]
+pub fn mac_of(index: u16) -> Mac {
     let [high, low] = index.to_be_bytes();
     Mac([0x02, 0xd5, 0, 0, high, low])
 }

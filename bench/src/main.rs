@@ -1,9 +1,11 @@
 //! `diskstream-bench`: load for nodes, and figures that can be trusted.
 //!
 //! `read` drives a fleet of devices, each the real session machine on a socket of its own, against a node that it starts
-//! (node on core 0, fleet on core 1) or against running ones. `relay` loses and delays datagrams on purpose.
+//! (node on core 0, fleet on core 1) or against running ones. `failover` starts a farm and makes a node go away under the
+//! fleet's reads. `relay` loses and delays datagrams on purpose.
 #![deny(unsafe_code)]
 
+mod failover;
 mod fleet;
 mod image;
 mod node_process;
@@ -11,7 +13,7 @@ mod random;
 mod read;
 mod relay;
 mod report;
-#[expect(unsafe_code, reason = "a system call that std does not offer; the block says why")]
+#[expect(unsafe_code, reason = "system calls that std does not offer; each block says why")]
 mod sys;
 
 use std::io::Write;
@@ -31,6 +33,8 @@ struct Cli {
 enum Command {
     /// Devices read a vDisk as fast as it comes; rates, latencies and the node's processor time.
     Read(read::ReadArgs),
+    /// A node goes away while devices read: what each device notices of it.
+    Failover(failover::FailoverArgs),
     /// Stand between devices and a node, and lose or delay what passes.
     Relay(relay::RelayArgs),
 }
@@ -38,6 +42,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Read(args) => read::run(&args),
+        Command::Failover(args) => failover::run(&args),
         Command::Relay(args) => relay::run(args),
     };
     match done {

@@ -3,11 +3,14 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use socket2::{Socket, Type};
 
 use crate::sys;
 
@@ -46,6 +49,7 @@ impl CpuTime {
 #[derive(Debug)]
 pub struct NodeProcess {
     child: Child,
+    handle: Arc<OwnedFd>,
     /// Where devices log in.
     pub login: SocketAddr,
     /// Where metrics are, if anywhere.
@@ -53,29 +57,39 @@ pub struct NodeProcess {
 }
 
 impl NodeProcess {
-    /// Starts `diskstream-node serve` with these arguments, and waits until it says that it is ready.
+    /// Starts `diskstream-node serve IMAGE` with these arguments, and waits until it says that it is ready.
     ///
     /// # Errors
     /// When the program is missing, or ends before it is ready (its own message is on standard error).
     pub fn start(image: &Path, args: &[String]) -> anyhow::Result<NodeProcess> {
-        let program = program()?;
-        let mut command = Command::new(&program);
-        command.arg("serve").arg(image).args(args).stdin(Stdio::null()).stdout(Stdio::piped());
-        if std::env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "warn");
-        }
+        let mut command = serve_command()?;
+        command.arg(image).args(args);
+        NodeProcess::launch(command)
+    }
+
+    /// Starts a command that [`serve_command`] gave, and waits until the node says that it is ready.
+    ///
+    /// # Errors
+    /// When the program cannot be started, or ends before it is ready.
+    pub fn launch(mut command: Command) -> anyhow::Result<NodeProcess> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
         // A run that is itself ended leaves no node behind.
         sys::end_with_parent(&mut command);
-        let mut child =
-            command.spawn().with_context(|| format!("starting {}", program.display()))?;
-        let stdout = child.stdout.take().expect("standard output is piped");
+        let child = command
+            .spawn()
+            .with_context(|| format!("starting {}", command.get_program().display()))?;
+        // From here on a failure ends the process.
+        let handle = Arc::new(sys::open_process(child.id()).context("opening the node's process")?);
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut node = NodeProcess { child, handle, login: unknown, http: None };
+        let stdout = node.child.stdout.take().expect("standard output is piped");
         let mut lines = BufReader::new(stdout).lines();
         let ready = loop {
             match lines.next() {
                 Some(Ok(line)) if line.starts_with("ready:") => break line,
                 Some(Ok(_)) => {}
                 _ => {
-                    let status = child.wait()?;
+                    let status = node.child.wait()?;
                     bail!("the node ended before it was ready: {status}; its reason is above");
                 }
             }
@@ -86,11 +100,51 @@ impl NodeProcess {
             ready.split_whitespace().find_map(|w| w.strip_prefix(name)?.strip_prefix('='))
         };
         let login = word("login").and_then(|a| a.parse().ok());
-        let http = word("http").and_then(|a| a.parse().ok());
         let Some(login) = login else {
             bail!("the node's ready line names no login address: {ready}")
         };
-        Ok(NodeProcess { child, login, http })
+        node.login = login;
+        node.http = word("http").and_then(|a| a.parse().ok());
+        Ok(node)
+    }
+
+    /// For signals, from any thread.
+    #[must_use]
+    pub fn signals(&self) -> Signals {
+        Signals(Arc::clone(&self.handle))
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Copies of its UDP sockets. As long as one is held, the address stays bound: a datagram for a node that was killed is
+    /// then taken and never answered, as when a packet filter drops the refusal.
+    ///
+    /// # Errors
+    /// When the process is gone, or the system does not let this one look into it.
+    pub fn udp_sockets(&self) -> anyhow::Result<Vec<Socket>> {
+        let folder = format!("/proc/{}/fd", self.child.id());
+        let mut sockets = Vec::new();
+        for entry in fs::read_dir(&folder).with_context(|| format!("reading {folder}"))? {
+            let entry = entry?;
+            // Descriptors may be closed meanwhile; sockets of a serving node are not.
+            let Ok(target) = fs::read_link(entry.path()) else { continue };
+            let name = entry.file_name();
+            let Some(fd) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            if !target.to_string_lossy().starts_with("socket:") {
+                continue;
+            }
+            let copy = sys::duplicate_of(self.handle.as_fd(), fd).context(
+                "copying a socket of the node (needs pidfd_getfd, Linux 5.6, and kernel.yama.ptrace_scope below 2)",
+            )?;
+            let socket = Socket::from(copy);
+            if socket.r#type()? == Type::DGRAM && socket.local_addr()?.as_socket().is_some() {
+                sockets.push(socket);
+            }
+        }
+        Ok(sockets)
     }
 
     /// Processor time that the node has used and waited for, all threads.
@@ -123,6 +177,20 @@ impl NodeProcess {
     }
 }
 
+/// Sends signals to a node that was started, and to no other process.
+#[derive(Clone, Debug)]
+pub struct Signals(Arc<OwnedFd>);
+
+impl Signals {
+    /// Sends one.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn send(&self, signal: i32) -> anyhow::Result<()> {
+        sys::signal(self.0.as_fd(), signal).with_context(|| format!("sending signal {signal}"))
+    }
+}
+
 impl Drop for NodeProcess {
     fn drop(&mut self) {
         // A drain is not what is measured here; the devices have detached already.
@@ -135,6 +203,19 @@ impl Drop for NodeProcess {
 fn metric(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     line.trim().parse().ok()
+}
+
+/// `diskstream-node serve`, quiet unless `RUST_LOG` says otherwise.
+///
+/// # Errors
+/// When the program is missing.
+pub fn serve_command() -> anyhow::Result<Command> {
+    let mut command = Command::new(program()?);
+    command.arg("serve");
+    if std::env::var_os("RUST_LOG").is_none() {
+        command.env("RUST_LOG", "warn");
+    }
+    Ok(command)
 }
 
 /// The node's program: beside this one.

@@ -18,7 +18,7 @@ use crate::random::Random;
 use crate::report::{Provenance, Report, round};
 
 /// Core of the node, core of the fleet.
-const CORES: (usize, usize) = (0, 1);
+pub const CORES: (usize, usize) = (0, 1);
 /// Cache beside the image: room for blocks that are being read and for the cache's own slack. Guessed.
 const CACHE_BESIDE_BYTES: u64 = 128 << 20;
 /// Reads before the window opens, so that windows and round trips have settled. Guessed; a device needs some 50 ms.
@@ -85,7 +85,7 @@ pub struct ReadArgs {
 }
 
 /// Digits and an optional K, M or G (powers of 1024).
-fn parse_size(text: &str) -> Result<u64, String> {
+pub fn parse_size(text: &str) -> Result<u64, String> {
     let bad = || format!("'{text}' is no size: write a number and K, M or G, such as 4K");
     let (digits, shift) = match text.bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
@@ -238,7 +238,7 @@ fn start_node(args: &ReadArgs) -> anyhow::Result<NodeProcess> {
 }
 
 /// Pins this thread; false when the core is not there for us.
-fn pin(core: usize) -> bool {
+pub fn pin(core: usize) -> bool {
     let pinned = core_affinity::set_for_current(core_affinity::CoreId { id: core });
     if !pinned {
         let _ = writeln!(std::io::stderr(), "core {core} cannot be had: the fleet is not pinned");

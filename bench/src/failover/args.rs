@@ -1,0 +1,201 @@
+//! Flags of `failover`, and what they mean together.
+
+use std::path::PathBuf;
+
+use anyhow::ensure;
+use clap::ValueEnum;
+use diskstream_device::session::limits::READ_CALL_BYTES_MAX;
+use diskstream_wire::Nanos;
+use diskstream_wire::limits::UNIT_BYTES;
+
+use crate::read::parse_size;
+
+/// Devices at most: a socket each, in one ring.
+const DEVICES_MAX: u16 = 16_000;
+/// Nodes at most: as many as a device's node list holds.
+const NODES_MAX: usize = diskstream_wire::limits::NODES_MAX;
+
+/// What happens to node 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// It is told to stop (SIGTERM), and hands its devices over.
+    Stop,
+    /// It is gone at once (SIGKILL).
+    Kill,
+    /// Its network interface goes down.
+    Cut,
+    /// It stops running (SIGSTOP), and goes on after 10 s where the run is that long.
+    Pause,
+    /// Nothing: whatever moves, moves without need.
+    None,
+}
+
+impl Mode {
+    /// As on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Stop => "stop",
+            Mode::Kill => "kill",
+            Mode::Cut => "cut",
+            Mode::Pause => "pause",
+            Mode::None => "none",
+        }
+    }
+}
+
+/// Flags of `failover`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FailoverArgs {
+    /// Devices, all on node 1 at first.
+    #[arg(long, default_value_t = 1000)]
+    pub devices: u16,
+    /// Nodes, each a process with an address of its own.
+    #[arg(long, default_value_t = 2)]
+    pub nodes: usize,
+    /// What happens to node 1.
+    #[arg(long, value_enum)]
+    pub mode: Mode,
+    /// Length of the measurement; what happens, happens in its middle.
+    #[arg(long, default_value_t = 10.0)]
+    pub seconds: f64,
+    /// After a kill let the kernel answer for the dead node (ICMP port unreachable), instead of silence.
+    #[arg(long)]
+    pub refusals: bool,
+    /// Devices do not read.
+    #[arg(long)]
+    pub idle: bool,
+    /// Reads per second of all devices together.
+    #[arg(long, default_value_t = 20_000)]
+    pub rate: u64,
+    /// Bytes of a read: whole units of 4K.
+    #[arg(long, default_value = "4K", value_parser = parse_size)]
+    pub size: u64,
+    /// Bytes of the image that is made.
+    #[arg(long, default_value = "64M", value_parser = parse_size)]
+    pub image_bytes: u64,
+    /// Seed of image, offsets, losses and delays.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Do not pin nodes and fleet to cores.
+    #[arg(long)]
+    pub no_pin: bool,
+    /// Folder for a log of each node.
+    #[arg(long)]
+    pub logs: Option<PathBuf>,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+    /// File for a report with the time series, as JSON.
+    #[arg(long)]
+    pub report: Option<PathBuf>,
+    /// File for a plot of reads per second over time, as SVG.
+    #[arg(long)]
+    pub plot: Option<PathBuf>,
+}
+
+impl FailoverArgs {
+    /// What no single flag can tell, before anything is made or started.
+    ///
+    /// # Errors
+    /// The flag, its value and what it must be.
+    pub fn check(&self) -> anyhow::Result<()> {
+        ensure!(
+            (1..=DEVICES_MAX).contains(&self.devices),
+            "--devices {}: must be from 1 to {DEVICES_MAX}",
+            self.devices
+        );
+        ensure!(
+            (1..=NODES_MAX).contains(&self.nodes),
+            "--nodes {}: must be from 1 to {NODES_MAX}",
+            self.nodes
+        );
+        ensure!(
+            (1.0..=86_400.0).contains(&self.seconds),
+            "--seconds {}: must be from 1 to 86400",
+            self.seconds
+        );
+        ensure!(
+            (1..=1_000_000).contains(&self.rate),
+            "--rate {}: must be from 1 to 1000000",
+            self.rate
+        );
+        ensure!(
+            self.size > 0
+                && self.size.is_multiple_of(UNIT_BYTES as u64)
+                && self.size <= READ_CALL_BYTES_MAX as u64,
+            "--size {}: must be whole units of {UNIT_BYTES}, up to {}M",
+            self.size,
+            READ_CALL_BYTES_MAX >> 20
+        );
+        ensure!(
+            self.image_bytes.is_multiple_of(1 << 20)
+                && self.image_bytes >= (16 << 20).max(self.size)
+                && self.image_bytes <= 1 << 40,
+            "--image-bytes {}: must be whole MiB, from 16M (and one read) to 1024G",
+            self.image_bytes
+        );
+        ensure!(
+            !self.refusals || self.mode == Mode::Kill,
+            "--refusals: only a killed node's kernel refuses; use it with --mode kill"
+        );
+        ensure!(
+            self.mode != Mode::Cut,
+            "--mode cut: there is no interface to cut on loopback; it needs network namespaces"
+        );
+        Ok(())
+    }
+
+    /// The measurement's length.
+    #[must_use]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a positive number of seconds below 86,401, as checked"
+    )]
+    pub fn length(&self) -> Nanos {
+        Nanos((self.seconds * 1e9) as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: FailoverArgs,
+    }
+
+    fn check(flags: &str) -> Result<FailoverArgs, String> {
+        let words = std::iter::once("failover").chain(flags.split_whitespace());
+        let args = Line::try_parse_from(words).map_err(|e| e.to_string())?.args;
+        args.check().map(|()| args).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn every_refusal_names_the_flag() {
+        assert!(check("--mode kill").is_ok());
+        assert!(check("--mode stop --devices 4000 --nodes 3 --seconds 30 --json").is_ok());
+        for (flags, words) in [
+            ("", "--mode"),
+            ("--mode burn", "burn"),
+            ("--mode kill --devices 0", "--devices 0"),
+            ("--mode kill --nodes 0", "--nodes 0"),
+            ("--mode kill --nodes 99", "--nodes 99"),
+            ("--mode kill --seconds 0", "--seconds 0"),
+            ("--mode kill --seconds NaN", "--seconds NaN"),
+            ("--mode kill --size 100", "--size 100"),
+            ("--mode kill --image-bytes 1M", "--image-bytes"),
+            ("--mode kill --rate 0", "--rate 0"),
+            ("--mode stop --refusals", "--refusals"),
+        ] {
+            let error = check(flags).unwrap_err();
+            assert!(error.contains(words), "{flags:?} gave: {error}");
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! `failover`: a node goes away while a fleet of devices reads, and what each device notices of it.
+//!
+//! ```text
+//! core 0: node 1, node 2, … (processes)  <── real sockets ──>  core 1: N devices in one thread
+//!              ^
+//!   at its moment: stopped, killed, paused, cut off
+//! ```
+//!
+//! | part | does |
+//! |---|---|
+//! | `args` | flags |
+//! | `farm` | the farm file, and nodes started from it |
+//! | `schedule` | when reads are due, whether answered or not |
+//! | `drive` | the loop: asks for them, checks every byte |
+//! | `stalls`, `moves` | the arithmetic of what devices notice |
+//! | `scene`, `happening` | what happens to nodes, at its moment |
+//! | `report`, `plot` | figures, where they come from, and a picture |
+
+mod args;
+mod drive;
+mod farm;
+mod happening;
+mod moves;
+mod plot;
+mod report;
+mod scene;
+mod schedule;
+mod stalls;
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, bail, ensure};
+use diskstream_ring::{Wait, clock};
+use diskstream_wire::Nanos;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+pub use args::FailoverArgs;
+use args::Mode;
+use farm::{Farm, FarmSpec, POWERS};
+use report::{Full, Placement, Report, Series};
+use scene::Run;
+
+use crate::fleet::{Devices, DevicesConfig};
+use crate::random::Random;
+use crate::read::{CORES, pin};
+use crate::report::{Provenance, round};
+use crate::sys;
+
+/// Wait for every device to have its standby. Guessed: sought within half a second of the login, asked again with backoff.
+const STANDBY_LIMIT: Nanos = Nanos::from_secs(20);
+/// Open files beside the devices' sockets. Guessed.
+const FILES_BESIDE: u64 = 512;
+
+/// Measures and prints.
+///
+/// # Errors
+/// Flags that cannot work, nodes that cannot be started or reached; reads that failed, bytes that are wrong, devices that
+/// did not move.
+pub fn run(args: &FailoverArgs) -> anyhow::Result<()> {
+    let (report, series) = measure(args)?;
+    report.print(args.json)?;
+    if let Some(path) = &args.report {
+        let text = serde_json::to_string(&Full { report: &report, series: &series })?;
+        fs::write(path, text).with_context(|| format!("writing --report {}", path.display()))?;
+    }
+    if let Some(path) = &args.plot {
+        let title = format!(
+            "{}: {} devices, {} nodes, longest stall {} ms",
+            args.mode.name(),
+            report.devices,
+            report.nodes,
+            report.stall_ms_max
+        );
+        let svg = plot::svg(&title, &series);
+        fs::write(path, svg).with_context(|| format!("writing --plot {}", path.display()))?;
+    }
+    report.fault().map_or(Ok(()), |fault| bail!("{fault}"))
+}
+
+/// Measures.
+///
+/// # Errors
+/// Flags that cannot work, nodes that cannot be started or reached.
+pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
+    args.check()?;
+    let files = u64::from(args.devices) + FILES_BESIDE;
+    let granted = sys::raise_open_files(files).context("raising the limit of open files")?;
+    ensure!(
+        granted >= files,
+        "--devices {}: needs {files} open files, and the hard limit is {granted}; raise it with `ulimit -Hn {files}`",
+        args.devices
+    );
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("listening for signals")?;
+    }
+    let provenance = Provenance::of_this_machine();
+    let farm = Farm::write(FarmSpec {
+        addresses: addresses(args.nodes),
+        devices: args.devices,
+        seed: args.seed,
+        image_bytes: args.image_bytes,
+        core: (!args.no_pin).then_some(CORES.0),
+        logs: args.logs.clone(),
+    })?;
+    // Nodes are started before this thread is pinned: they would inherit its core.
+    let mut nodes = Vec::new();
+    for number in 0..args.nodes {
+        nodes.push(farm.start(number, |_| ())?);
+    }
+    let pinned = !args.no_pin && pin(CORES.1);
+    let mut random = Random::new(args.seed);
+    let config = DevicesConfig {
+        // All begin on node 1; the others they learn from it.
+        servers: vec![farm.login(0)],
+        devices: usize::from(args.devices),
+        mtu: 1500,
+        request_bytes: None,
+    };
+    let mut devices = Devices::log_in(&config, &mut random)?;
+    let placement = settle(args, &farm, &mut devices, &stop)?;
+    let run = scene::play(args, &farm, nodes, stop, &mut devices, random)?;
+    devices.detach()?;
+    let report = make_report(args, &run, placement, pinned, provenance);
+    Ok((report, make_series(args, &run)))
+}
+
+/// Loopback addresses of this run's own, so that several runs do not meet.
+fn addresses(nodes: usize) -> Vec<IpAddr> {
+    let id = std::process::id();
+    let [.., high, low] = id.to_be_bytes();
+    let nodes = u8::try_from(nodes).expect("at most 16 nodes");
+    // 127.64.0.0/10: outside what people type by hand.
+    (1..=nodes).map(|n| IpAddr::V4(Ipv4Addr::new(127, 64 | (high & 0x3f), low, n))).collect()
+}
+
+/// Waits until every device has a standby, and says who is where.
+fn settle(
+    args: &FailoverArgs,
+    farm: &Farm,
+    devices: &mut Devices,
+    stop: &AtomicBool,
+) -> anyhow::Result<Placement> {
+    let limit = clock::now() + STANDBY_LIMIT;
+    let all = usize::from(args.devices);
+    loop {
+        let until = clock::now() + Nanos::from_millis(100);
+        while clock::now() < until {
+            devices.fleet_mut().turn(Wait::Until(until), |_, _, _, _| ())?;
+        }
+        ensure!(!stop.load(Ordering::Relaxed), "told to end");
+        let now = clock::now();
+        let statuses = (0..all).map(|member| devices.fleet().session(member).status(now));
+        let (mut on_node_1, mut with_standby) = (0, None);
+        for status in statuses {
+            on_node_1 += usize::from(status.node.and_then(|at| farm.number_of(at)) == Some(0));
+            let told = serde_json::to_value(&status)?;
+            if let Some(standby) = told.get("standby") {
+                *with_standby.get_or_insert(0) += usize::from(!standby.is_null());
+            }
+        }
+        let as_wanted = on_node_1 == all && (args.nodes == 1 || with_standby == Some(all));
+        if as_wanted || with_standby.is_none() || now > limit {
+            let (first, others) = POWERS;
+            let how = format!("node 1 has power {first}, the others {others}; devices know node 1");
+            return Ok(Placement { how, on_node_1, with_standby, as_wanted });
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^53")]
+fn millis(time: Nanos) -> f64 {
+    round(time.0 as f64 / 1e6, 3)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^53")]
+fn seconds(ns: u64) -> f64 {
+    round(ns as f64 / 1e9, 3)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^53")]
+fn percent(part: u64, whole: u64) -> f64 {
+    round(part as f64 * 100.0 / whole.max(1) as f64, 3)
+}
+
+fn make_series(args: &FailoverArgs, run: &Run) -> Series {
+    let bins = run.outcome.stalls.bins();
+    Series {
+        bin_ms: stalls::BIN.as_millis(),
+        event_ms: (args.mode != Mode::None).then(|| millis(args.length()) / 2.0),
+        reads: bins.iter().map(|bin| bin.reads).collect(),
+        stall_ms_max: bins.iter().map(|bin| millis(bin.stall)).collect(),
+        moves: bins.iter().map(|bin| bin.moves).collect(),
+    }
+}
+
+fn make_report(
+    args: &FailoverArgs,
+    run: &Run,
+    placement: Placement,
+    pinned: bool,
+    provenance: Provenance,
+) -> Report {
+    let Run { outcome, load, .. } = run;
+    let after = outcome.stalls.after();
+    let quiet = args.mode == Mode::None;
+    let before = if quiet { after } else { outcome.stalls.before() };
+    Report {
+        mode: args.mode,
+        devices: usize::from(args.devices),
+        nodes: args.nodes,
+        seconds: args.seconds,
+        network: "loopback",
+        refusals: (args.mode == Mode::Kill).then_some(if args.refusals {
+            "delivered"
+        } else {
+            "filtered"
+        }),
+        idle: args.idle,
+        rate: args.rate,
+        size: args.size,
+        placement,
+        reads: outcome.reads,
+        reads_failed: outcome.failed,
+        first_failure: outcome.first_failure.clone(),
+        wrong_bytes: outcome.wrong_bytes,
+        devices_moved: outcome.moves.devices_moved(),
+        unneeded_moves: outcome.moves.unneeded(),
+        all_moved_ms: outcome.moves.all_moved_after().map(millis),
+        stall_ms_max: millis(after.max),
+        stall_ms_p99: millis(after.p99),
+        stall_ms_p50: millis(after.p50),
+        baseline_stall_ms_max: millis(before.max),
+        baseline_stall_ms_p50: millis(before.p50),
+        gap_ms_max: millis(outcome.stalls.gap_max()),
+        hedged_reads: load.hedged,
+        hedged_percent: load.hedged.map(|hedged| percent(hedged, outcome.reads)),
+        moves_by_cause: outcome.moves.by_cause().clone(),
+        retries: load.counts.retries,
+        probes: load.counts.probes,
+        node_exit_ms: run.exited_after.map(millis),
+        moved_before_exit: run.moved_before_exit,
+        event_late_ms: run.event_late.map(millis),
+        node_cpu_s: load.nodes.iter().map(|cpu| seconds(cpu.used_ns)).collect(),
+        node_cpu_wait_s: load.nodes.iter().map(|cpu| seconds(cpu.waited_ns)).collect(),
+        fleet_cpu_s: seconds(load.fleet.used_ns),
+        fleet_cpu_wait_s: seconds(load.fleet.waited_ns),
+        pinned,
+        seed: args.seed,
+        provenance,
+    }
+}

@@ -1,0 +1,239 @@
+//! The report of a run of `failover`. Keys of the JSON object are the fields' names.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::args::Mode;
+use crate::report::Provenance;
+
+/// Figures of a run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// What happened.
+    pub mode: Mode,
+    /// Devices.
+    pub devices: usize,
+    /// Nodes.
+    pub nodes: usize,
+    /// Length of the measurement; what happened, happened in its middle.
+    pub seconds: f64,
+    /// How nodes and devices are connected.
+    pub network: &'static str,
+    /// What became of datagrams for a killed node: "filtered" (silence) or "delivered" (ICMP port unreachable).
+    pub refusals: Option<&'static str>,
+    /// Devices did not read.
+    pub idle: bool,
+    /// Reads per second that were due, all devices together.
+    pub rate: u64,
+    /// Bytes of a read.
+    pub size: u64,
+    /// How devices came to be on node 1.
+    pub placement: Placement,
+    /// Reads that ended well.
+    pub reads: u64,
+    /// Reads that failed or never ended.
+    pub reads_failed: u64,
+    /// Why the first of them did.
+    pub first_failure: Option<String>,
+    /// Bytes that are not the image's; every byte of every read is compared.
+    pub wrong_bytes: u64,
+    /// Devices that left a node that something happened to.
+    pub devices_moved: usize,
+    /// Moves away from a node that nothing had happened to.
+    pub unneeded_moves: u64,
+    /// From the event until every device was served elsewhere; none: one never was.
+    pub all_moved_ms: Option<f64>,
+    /// The longest stall after the event: from a read's scheduled time to its last byte. Over the whole run where
+    /// nothing happens.
+    pub stall_ms_max: f64,
+    /// 99 of 100 devices had no longer one.
+    pub stall_ms_p99: f64,
+    /// Half of the devices.
+    pub stall_ms_p50: f64,
+    /// The longest before the event, in a window of the same length; the same as `stall_ms_max` where nothing happens.
+    pub baseline_stall_ms_max: f64,
+    /// Median over devices of their longest before the event.
+    pub baseline_stall_ms_p50: f64,
+    /// The longest time between two completed reads of a device, the later of them after the event.
+    pub gap_ms_max: f64,
+    /// Reads that were also asked at the standby; none: the device does not tell.
+    pub hedged_reads: Option<u64>,
+    /// The same in percent of reads.
+    pub hedged_percent: Option<f64>,
+    /// Moves by cause.
+    pub moves_by_cause: BTreeMap<&'static str, u64>,
+    /// Requests sent again because fragments did not arrive.
+    pub retries: u64,
+    /// Probes of silent nodes.
+    pub probes: u64,
+    /// From the event until the stopped node's process had ended.
+    pub node_exit_ms: Option<f64>,
+    /// Devices that had moved by then.
+    pub moved_before_exit: Option<usize>,
+    /// The event was later than planned by this.
+    pub event_late_ms: Option<f64>,
+    /// Processor time of each node from the beginning of the measurement on, all threads; a node that ends during it is
+    /// counted up to then.
+    pub node_cpu_s: Vec<f64>,
+    /// Time for which it was ready to run while others had the processor.
+    pub node_cpu_wait_s: Vec<f64>,
+    /// Processor time of the fleet's thread.
+    pub fleet_cpu_s: f64,
+    /// Time for which it was ready to run while others had the processor: what is in every stall and not the farm's.
+    pub fleet_cpu_wait_s: f64,
+    /// Whether nodes and fleet had a core each.
+    pub pinned: bool,
+    /// Seed of image, offsets, losses and delays.
+    pub seed: u64,
+    /// Where the figures come from.
+    pub provenance: Provenance,
+}
+
+/// A report with its time series, for files.
+#[derive(Debug, Serialize)]
+pub struct Full<'a> {
+    /// The figures.
+    #[serde(flatten)]
+    pub report: &'a Report,
+    /// The series.
+    pub series: &'a Series,
+}
+
+/// What happened in each bin, from the beginning of the measurement on.
+#[derive(Clone, Debug, Serialize)]
+pub struct Series {
+    /// Width of a bin.
+    pub bin_ms: u64,
+    /// When it happened; none: nothing did.
+    pub event_ms: Option<f64>,
+    /// Reads completed.
+    pub reads: Vec<u32>,
+    /// The longest stall among them.
+    pub stall_ms_max: Vec<f64>,
+    /// Devices that moved.
+    pub moves: Vec<u32>,
+}
+
+/// How devices came to be where they were.
+#[derive(Debug, Serialize)]
+pub struct Placement {
+    /// In words.
+    pub how: String,
+    /// Devices that node 1 served before the measurement.
+    pub on_node_1: usize,
+    /// Devices that had a warm standby before the measurement; none: the device does not tell.
+    pub with_standby: Option<usize>,
+    /// All of them were on node 1, and had a standby where there is a second node.
+    pub as_wanted: bool,
+}
+
+impl Report {
+    /// Prints a table, or one JSON object.
+    ///
+    /// # Errors
+    /// When standard output is gone.
+    pub fn print(&self, json: bool) -> anyhow::Result<()> {
+        let mut out = io::stdout().lock();
+        if json {
+            serde_json::to_writer(&mut out, self)?;
+            writeln!(out)?;
+        } else {
+            self.table(&mut out)?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    fn table(&self, out: &mut impl Write) -> io::Result<()> {
+        let known = |figure: Option<f64>, unit: &str| {
+            figure.map_or("unknown".to_owned(), |figure| format!("{figure} {unit}"))
+        };
+        writeln!(
+            out,
+            "{}: {} devices, {} nodes, {} reads/s of {} bytes for {} s, {}",
+            self.mode.name(),
+            self.devices,
+            self.nodes,
+            if self.idle { 0 } else { self.rate },
+            self.size,
+            self.seconds,
+            self.network
+        )?;
+        writeln!(
+            out,
+            "  longest stall  {:>10} ms; 99 % of devices {} ms, half {} ms; before the event {} ms",
+            self.stall_ms_max, self.stall_ms_p99, self.stall_ms_p50, self.baseline_stall_ms_max
+        )?;
+        writeln!(
+            out,
+            "  moved          {:>10} devices, all after {}; {} moves without need",
+            self.devices_moved,
+            known(self.all_moved_ms, "ms"),
+            self.unneeded_moves
+        )?;
+        writeln!(
+            out,
+            "  reads          {:>10}; {} failed, {} wrong bytes; {} hedged",
+            self.reads,
+            self.reads_failed,
+            self.wrong_bytes,
+            known(self.hedged_percent, "%")
+        )?;
+        writeln!(
+            out,
+            "  begun with     {:>10} devices on node 1, {} with a standby",
+            self.placement.on_node_1,
+            self.placement.with_standby.map_or("unknown".to_owned(), |n| n.to_string())
+        )?;
+        writeln!(
+            out,
+            "  others         had the processor for {} s while the fleet, for {:?} s while the nodes could have run",
+            self.fleet_cpu_wait_s, self.node_cpu_wait_s
+        )?;
+        let p = &self.provenance;
+        writeln!(
+            out,
+            "  {} | {} x {} | Linux {} | load {}",
+            p.commit, p.cores, p.cpu, p.kernel, p.load_average
+        )?;
+        writeln!(out, "{}", self.verdict())
+    }
+
+    /// What is to be thought of it, in a line.
+    #[must_use]
+    pub fn verdict(&self) -> String {
+        if let Some(fault) = self.fault() {
+            return format!("FAILED: {fault}");
+        }
+        match self.mode {
+            Mode::None => format!(
+                "nothing happened: longest stall {} ms, {} moves without need",
+                self.stall_ms_max, self.unneeded_moves
+            ),
+            mode => format!(
+                "{}: no device noticed more than {} ms; every byte was right",
+                mode.name(),
+                self.stall_ms_max
+            ),
+        }
+    }
+
+    /// What must never be, whatever happened; none: nothing of that kind was seen.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        if self.wrong_bytes > 0 {
+            return Some(format!("{} bytes are not the image's", self.wrong_bytes));
+        }
+        if self.reads_failed > 0 {
+            let reason = self.first_failure.as_deref().unwrap_or("unknown");
+            return Some(format!("{} reads failed; the first: {reason}", self.reads_failed));
+        }
+        if self.reads == 0 && !self.idle {
+            return Some("no read ended; give more --seconds".to_owned());
+        }
+        (self.mode != Mode::None && self.nodes > 1 && self.all_moved_ms.is_none())
+            .then(|| format!("{} of {} devices moved", self.devices_moved, self.devices))
+    }
+}

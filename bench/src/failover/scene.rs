@@ -1,0 +1,237 @@
+//! One run: the plan of its moments, the event, and what is watched beside the fleet.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, ensure};
+use diskstream_ring::clock;
+use diskstream_wire::Nanos;
+use signal_hook::consts::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
+
+use super::args::{FailoverArgs, Mode};
+use super::drive::{self, Outcome, Plan, Watch};
+use super::farm::Farm;
+use super::happening::Happening;
+use super::moves::Moves;
+use crate::fleet::{Counts, Devices};
+use crate::node_process::{CpuTime, NodeProcess};
+use crate::random::Random;
+
+/// Reads before the measurement begins, so that windows and round trips have settled. Guessed; a device needs some 50 ms of
+/// reads, and each of 4,000 devices reads five times a second.
+const RAMP: Nanos = Nanos::from_secs(2);
+/// Time from here to the first read: what is set up meanwhile is not to be late.
+const BEGIN_IN: Nanos = Nanos::from_millis(100);
+/// A paused node goes on after this.
+const PAUSE: Nanos = Nanos::from_secs(10);
+
+/// A run that is over.
+#[derive(Debug)]
+pub struct Run {
+    /// What devices noticed.
+    pub outcome: Outcome,
+    /// What was used since the measurement began.
+    pub load: Load,
+    /// From the event until the stopped node's process had ended.
+    pub exited_after: Option<Nanos>,
+    /// Devices that had moved by then.
+    pub moved_before_exit: Option<usize>,
+    /// The event was later than planned by this.
+    pub event_late: Option<Nanos>,
+}
+
+/// What was used.
+#[derive(Clone, Debug, Default)]
+pub struct Load {
+    /// Each node's processor time.
+    pub nodes: Vec<CpuTime>,
+    /// The fleet's thread's.
+    pub fleet: CpuTime,
+    /// The fleet's counters.
+    pub counts: Counts,
+    /// Reads that were hedged; none: the device does not tell.
+    pub hedged: Option<u64>,
+}
+
+impl Load {
+    fn of(nodes: &[NodeProcess], devices: &Devices) -> anyhow::Result<Load> {
+        Ok(Load {
+            // A node that has ended has none: what was seen before is kept.
+            nodes: nodes.iter().map(|node| node.cpu().unwrap_or_default()).collect(),
+            fleet: CpuTime::read(Path::new("/proc/thread-self/schedstat")),
+            counts: devices.counts(),
+            hedged: hedged_reads(devices)?,
+        })
+    }
+}
+
+fn hedged_reads(devices: &Devices) -> anyhow::Result<Option<u64>> {
+    let mut sum = None;
+    for member in 0..devices.fleet().len() {
+        let counters = serde_json::to_value(devices.fleet().session(member).counters())?;
+        if let Some(hedged) = counters.get("hedged_reads").and_then(serde_json::Value::as_u64) {
+            *sum.get_or_insert(0) += hedged;
+        }
+    }
+    Ok(sum)
+}
+
+/// Plays a run.
+///
+/// # Errors
+/// When the event cannot be prepared or does not happen, the fleet fails, or the program is told to end.
+pub fn play(
+    args: &FailoverArgs,
+    farm: &Farm,
+    nodes: Vec<NodeProcess>,
+    stop: Arc<AtomicBool>,
+    devices: &mut Devices,
+    random: Random,
+) -> anyhow::Result<Run> {
+    let begins = clock::now() + BEGIN_IN;
+    let opens = begins + RAMP;
+    let event = (args.mode != Mode::None).then(|| opens + Nanos(args.length().0 / 2));
+    let plan = Plan {
+        begins,
+        opens,
+        event,
+        closes: opens + args.length(),
+        per_second: if args.idle { 0 } else { args.rate },
+        size: usize::try_from(args.size).context("--size")?,
+        seed: args.seed,
+        depth_max: None,
+    };
+    let victims = event.map(|_| farm.login(0)).into_iter().collect();
+    let moves = Moves::new(usize::from(args.devices), victims, event);
+    let mut scene = Scene::new(nodes, stop);
+    if let Some(event) = event {
+        scene.prepare(args, event)?;
+    }
+    let outcome = drive::run(devices, plan, moves, random, &mut scene)?;
+    scene.end(devices, outcome, event)
+}
+
+/// What is beside the fleet.
+struct Scene {
+    nodes: Vec<NodeProcess>,
+    stop: Arc<AtomicBool>,
+    happening: Option<Happening>,
+    /// Node 1 is expected to end.
+    ends: bool,
+    /// When a paused node goes on.
+    resume_at: Option<Nanos>,
+    exited: Option<(Nanos, usize)>,
+    first: Load,
+    /// Each node's processor time when it was last looked at before the event.
+    before_event: Vec<CpuTime>,
+    event: Nanos,
+    opened: bool,
+}
+
+impl Scene {
+    fn new(nodes: Vec<NodeProcess>, stop: Arc<AtomicBool>) -> Scene {
+        Scene {
+            nodes,
+            stop,
+            happening: None,
+            ends: false,
+            resume_at: None,
+            exited: None,
+            first: Load::default(),
+            before_event: Vec::new(),
+            event: Nanos::NEVER,
+            opened: false,
+        }
+    }
+
+    /// Gets ready what happens at `event`.
+    fn prepare(&mut self, args: &FailoverArgs, event: Nanos) -> anyhow::Result<()> {
+        let victim = &self.nodes[0];
+        let signals = victim.signals();
+        self.event = event;
+        let happening = match args.mode {
+            Mode::Stop => Happening::at(event, move |_| signals.send(SIGTERM)),
+            Mode::Kill => {
+                // Held until the run is over: nobody refuses for the dead node.
+                let silence = if args.refusals { Vec::new() } else { victim.udp_sockets()? };
+                Happening::at(event, move |_| signals.send(SIGKILL).map(|()| silence))
+            }
+            Mode::Pause => {
+                self.resume_at = Some(event + PAUSE);
+                Happening::at(event, move |_| signals.send(SIGSTOP))
+            }
+            Mode::Cut | Mode::None => return Ok(()),
+        };
+        self.ends = matches!(args.mode, Mode::Stop | Mode::Kill);
+        self.happening = Some(happening?);
+        Ok(())
+    }
+
+    fn end(
+        mut self,
+        devices: &Devices,
+        outcome: Outcome,
+        event: Option<Nanos>,
+    ) -> anyhow::Result<Run> {
+        let mut load = Load::of(&self.nodes, devices)?;
+        for (number, node) in load.nodes.iter_mut().enumerate() {
+            if node.used_ns == 0 {
+                *node = self.before_event.get(number).copied().unwrap_or_default();
+            }
+            *node = node.since(self.first.nodes.get(number).copied().unwrap_or_default());
+        }
+        load.fleet = load.fleet.since(self.first.fleet);
+        load.counts.retries -= self.first.counts.retries;
+        load.counts.probes -= self.first.counts.probes;
+        load.hedged = load.hedged.zip(self.first.hedged).map(|(last, first)| last - first);
+        let mut began = None;
+        if let Some(happening) = self.happening.take() {
+            began = happening.began();
+            happening.end()?;
+        }
+        Ok(Run {
+            exited_after: self.exited.zip(event).map(|((at, _), event)| at.since(event)),
+            moved_before_exit: self.exited.map(|(_, moved)| moved),
+            event_late: began.zip(event).map(|(began, event)| began.since(event)),
+            outcome,
+            load,
+        })
+    }
+}
+
+impl Watch for Scene {
+    fn opens(&mut self, devices: &Devices) -> anyhow::Result<()> {
+        self.opened = true;
+        self.first = Load::of(&self.nodes, devices)?;
+        Ok(())
+    }
+
+    fn look(&mut self, now: Nanos, moves: &Moves) -> anyhow::Result<()> {
+        ensure!(!self.stop.load(Ordering::Relaxed), "told to end");
+        // The last look before the event: 5 ms and more before it.
+        if self.before_event.is_empty() && now + Nanos::from_millis(50) >= self.event {
+            let seen = self.nodes.iter().map(|node| node.cpu().unwrap_or_default());
+            self.before_event = seen.collect();
+        }
+        if let Some(happening) = self.happening.take_if(|happening| happening.has_failed()) {
+            happening.end().context("what was to happen did not")?;
+        }
+        if self.resume_at.is_some_and(|at| now >= at) {
+            self.resume_at = None;
+            self.nodes[0].signals().send(SIGCONT)?;
+        }
+        for (number, node) in self.nodes.iter_mut().enumerate() {
+            let expected = number == 0 && self.ends && now >= self.event;
+            if (number != 0 || self.exited.is_none()) && node.has_ended() {
+                ensure!(expected, "node {} ended by itself; its reason is above", number + 1);
+                self.exited = Some((now, moves.devices_moved()));
+            }
+        }
+        Ok(())
+    }
+
+    fn returned(&self) -> Option<Nanos> {
+        self.happening.as_ref().and_then(Happening::returned)
+    }
+}

@@ -1,0 +1,83 @@
+//! `failover` with real node processes and real sockets, short and small.
+
+#![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const BENCH: &str = env!("CARGO_BIN_EXE_diskstream-bench");
+
+/// Runs it; none when the node's program was not built beside this one.
+fn failover(flags: &str) -> Option<Output> {
+    if !Path::new(BENCH).with_file_name("diskstream-node").exists() {
+        println!("SKIPPED: diskstream-node is not built; use `cargo test --workspace`");
+        return None;
+    }
+    let flags = flags.split_whitespace();
+    Some(Command::new(BENCH).arg("failover").args(flags).arg("--no-pin").output().unwrap())
+}
+
+/// The JSON object of a run that ended well.
+fn json(output: &Output) -> Value {
+    let error = String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{error}\n{text}");
+    serde_json::from_str(text.trim()).unwrap()
+}
+
+fn number(report: &Value, key: &str) -> f64 {
+    report[key].as_f64().unwrap_or_else(|| panic!("{key} of {report}"))
+}
+
+#[test]
+fn a_killed_and_a_stopped_node_cost_no_read() {
+    for mode in ["kill", "stop"] {
+        let flags = format!("--devices 5 --mode {mode} --seconds 2 --rate 2000 --json");
+        let Some(output) = failover(&flags) else { return };
+        let report = json(&output);
+        assert_eq!(report["devices"], 5, "{report}");
+        assert_eq!(report["devices_moved"], 5, "{report}");
+        assert_eq!((&report["reads_failed"], &report["wrong_bytes"]), (&0.into(), &0.into()));
+        assert_eq!(report["placement"]["on_node_1"], 5, "{report}");
+        // Every read that was due was answered, those that waited through the event included.
+        let reads = number(&report, "reads");
+        assert!((4000.0..4200.0).contains(&reads), "{report}");
+        assert!(number(&report, "all_moved_ms") > 0.0, "{report}");
+        // The node was gone: somebody must have waited. An aim is not held here, on a busy machine.
+        assert!(number(&report, "stall_ms_max") < 20_000.0, "{report}");
+        assert!(number(&report, "node_exit_ms") < 1_100.0 + 20_000.0, "{report}");
+    }
+}
+
+#[test]
+fn where_nothing_happens_nothing_moves_and_files_tell_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let (full, plot) = (folder.path().join("r.json"), folder.path().join("r.svg"));
+    let flags = format!(
+        "--devices 3 --mode none --seconds 1 --rate 1000 --json --report {} --plot {}",
+        full.display(),
+        plot.display()
+    );
+    let Some(output) = failover(&flags) else { return };
+    let report = json(&output);
+    assert_eq!(report["devices_moved"], 0, "{report}");
+    assert_eq!(report["stall_ms_max"], report["baseline_stall_ms_max"], "{report}");
+    let full: Value = serde_json::from_str(&std::fs::read_to_string(full).unwrap()).unwrap();
+    let series = &full["series"];
+    assert_eq!((series["bin_ms"].as_u64(), full["mode"].as_str()), (Some(50), Some("none")));
+    let bins = series["reads"].as_array().unwrap();
+    assert_eq!(bins.len(), 20);
+    let binned: u64 = bins.iter().map(|reads| reads.as_u64().unwrap()).sum();
+    // The last reads may end after the last bin.
+    assert!((900..=1001).contains(&binned), "{series}");
+    assert!(std::fs::read_to_string(plot).unwrap().starts_with("<svg"));
+}
+
+#[test]
+fn what_cannot_work_is_refused_before_anything_starts() {
+    let Some(output) = failover("--mode stop --refusals") else { return };
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && error.contains("--refusals"), "{error}");
+}
