@@ -98,6 +98,7 @@ impl Farm {
         let mut command = serve_command()?;
         command.arg("--farm").arg(self.folder.path().join("farm.toml"));
         command.args(["--name", &name, "--http", "off", "--huge-pages", "off"]);
+        command.arg("--control").arg(self.folder.path().join(format!("{name}.sock")));
         command.args(["--cache", &(self.spec.image_bytes + CACHE_BESIDE_BYTES).to_string()]);
         let devices = usize::from(self.spec.devices);
         if devices > SESSIONS_DEFAULT {
