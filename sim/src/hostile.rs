@@ -9,10 +9,11 @@ use diskstream_wire::{
     UnknownSession,
 };
 
-use crate::device::{device_ip, device_mac};
+use crate::hosts::{LOGIN_PORT, device_ip, device_mac, node_ip};
 use crate::network::Datagram;
-use crate::node::{LOGIN_PORT, node_ip};
+use crate::options::Options;
 use crate::random::Random;
+use crate::world::BEGIN;
 
 /// Request ids of forged reads start with this, so that a judge knows an answer to one.
 pub const FORGED_MARK: u64 = 0xF0F0_F0F0_0000_0000;
@@ -43,18 +44,20 @@ pub fn is_victim(addr: SocketAddr) -> bool {
 }
 
 impl Hostile {
-    /// An attacker who sends that many datagrams a second.
+    /// The attacker of a world.
     #[must_use]
-    pub fn new(
-        nodes: usize,
-        shards: usize,
-        devices: usize,
-        per_second: u64,
-        random: Random,
-    ) -> Hostile {
+    pub fn new(options: &Options, random: Random) -> Hostile {
+        let per_second = options.forgeries_per_second;
         let every = 1_000_000_000u64.checked_div(per_second).map_or(Nanos::NEVER, Nanos);
-        let next = every;
-        Hostile { nodes, shards, devices, captured: Vec::new(), every, next, random }
+        Hostile {
+            nodes: options.nodes,
+            shards: options.shards,
+            devices: options.devices,
+            captured: Vec::new(),
+            every,
+            next: if every == Nanos::NEVER { every } else { BEGIN + every },
+            random,
+        }
     }
 
     /// When it strikes next.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use diskstream_vdisk::{BlockHashes, FlatMap, FlatMapBuilder};
+use diskstream_wire::ContentId;
 use diskstream_wire::limits::UNIT_BYTES;
 
 use crate::random::Random;
@@ -46,5 +47,25 @@ impl SimImage {
         let hashes = Arc::new(BlockHashes::of(&padded[..size]));
         let map = Arc::new(map.finish());
         SimImage { padded: Arc::new(padded), size, map, hashes }
+    }
+
+    /// The same image, but for one byte of its data.
+    ///
+    /// # Panics
+    /// When the image holds nothing but zeros.
+    #[must_use]
+    pub fn with_one_byte_changed(&self, random: &mut Random) -> SimImage {
+        let mut padded = self.padded.to_vec();
+        let first = random.index(self.size);
+        let at = (first..self.size).chain(0..first).find(|&at| padded[at] != 0);
+        padded[at.expect("an image has data")] ^= 1;
+        let hashes = Arc::new(BlockHashes::of(&padded[..self.size]));
+        SimImage { padded: Arc::new(padded), hashes, ..self.clone() }
+    }
+
+    /// What it is, as nodes and devices name it.
+    #[must_use]
+    pub fn content_id(&self) -> ContentId {
+        ContentId(self.hashes.content_id().0)
     }
 }

@@ -1,44 +1,80 @@
-//! `diskstream-sim`: runs worlds, and reports the seeds of those that fail.
+//! `diskstream-sim`: runs worlds and stories, and reports the seeds of those that fail.
 
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use clap::Parser;
-use diskstream_sim::options::Options;
-use diskstream_sim::world::{self, Planted};
+use diskstream_ring::clock;
+use diskstream_sim::figures::Figures;
+use diskstream_sim::planted::Planted;
+use diskstream_sim::runner::{Failures, attempt, commit, for_seeds};
+use diskstream_sim::scenarios::{self, Cast, Scenario};
+use diskstream_sim::swarm::{self, Drawn};
+use diskstream_wire::Nanos;
 
 /// Simulates nodes, devices, links and disks from a seed.
 #[derive(Debug, Parser)]
 #[command(name = "diskstream-sim", version)]
 struct Cli {
-    /// How many seeds to run.
-    #[arg(long, default_value_t = 200)]
-    seeds: u64,
+    /// How many seeds to run. Default: 200 drawn worlds; 1 of each scenario.
+    #[arg(long)]
+    seeds: Option<u64>,
     /// The first seed; seeds follow each other.
     #[arg(long, default_value_t = 1)]
     first: u64,
-    /// Run this one seed, twice, show its world, and check that both runs are alike.
-    #[arg(long, conflicts_with_all = ["seeds", "first", "mutations"])]
+    /// Run drawn worlds for so long, instead of a number of them.
+    #[arg(long, value_name = "S", conflicts_with = "seeds")]
+    seconds: Option<u64>,
+    /// Run drawn worlds for an hour, from a seed that is another one every time unless --first is given.
+    #[arg(long, conflicts_with_all = ["seeds", "scenario", "mutations"])]
+    nightly: bool,
+    /// Run this one drawn world, twice, show it, and check that both runs are alike.
+    #[arg(long, conflicts_with_all = ["seeds", "first", "mutations", "seconds"])]
     seed: Option<u64>,
-    /// Plant each of the five bugs and find a seed that catches it.
+    /// Run this scenario; `all`: every one.
+    #[arg(long, value_name = "NAME")]
+    scenario: Option<String>,
+    /// Devices in the scenario, instead of its own number.
+    #[arg(long, requires = "scenario")]
+    devices: Option<usize>,
+    /// Show what scenarios there are.
+    #[arg(long)]
+    list: bool,
+    /// Plant each of the bugs and find a world that catches it.
     #[arg(long)]
     mutations: bool,
+    /// Figures of scenarios as JSON.
+    #[arg(long, requires = "scenario")]
+    json: bool,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let passed = match cli.seed {
-        Some(seed) => one(seed),
-        None if cli.mutations => mutations(cli.first, cli.seeds),
-        None => many(cli.first, cli.seeds),
+    let passed = if cli.list {
+        list();
+        true
+    } else if let Some(name) = &cli.scenario {
+        stories(name, &cli)
+    } else if let Some(seed) = cli.seed {
+        one(seed)
+    } else if cli.mutations {
+        mutations(cli.first, cli.seeds.unwrap_or(200))
+    } else {
+        many(&cli)
     };
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+fn list() {
+    for Scenario { name, story, must, .. } in scenarios::all() {
+        println!("{name}\n    {story}\n    must: {must}");
+    }
+}
+
 fn one(seed: u64) -> bool {
-    println!("seed {seed}: {:#?}", Options::draw(seed));
-    let (first, second) = (world::run(seed, None), world::run(seed, None));
+    println!("seed {seed}: {:#?}", Drawn::new(seed));
+    let (first, second) = (swarm::run(seed, None), swarm::run(seed, None));
     println!("{first:?}");
     if first != second {
         eprintln!(
@@ -48,103 +84,157 @@ fn one(seed: u64) -> bool {
     first == second
 }
 
-/// Runs a seed; its failure as text.
-fn attempt(seed: u64, planted: Option<Planted>) -> Result<world::Outcome, String> {
-    std::panic::catch_unwind(|| world::run(seed, planted)).map_err(|panic| {
-        panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
-            .unwrap_or_else(|| "a panic without words".to_owned())
-    })
-}
+/// For how long a nightly run goes on.
+const NIGHT: u64 = 3_600;
 
-fn commit() -> String {
-    let output = std::process::Command::new("git").args(["rev-parse", "--short", "HEAD"]).output();
-    output.ok().filter(|o| o.status.success()).map_or_else(
-        || "unknown".to_owned(),
-        |o| String::from_utf8_lossy(&o.stdout).trim().to_owned(),
-    )
-}
-
-/// Calls `job` for each seed on as many threads as there are cores.
-fn for_seeds(first: u64, count: u64, job: impl Fn(u64) + Sync) {
-    let next = AtomicU64::new(first);
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Relaxed);
-                    if seed >= first + count {
-                        break;
-                    }
-                    job(seed);
-                }
-            });
-        }
-    });
-}
-
-fn many(first: u64, count: u64) -> bool {
+fn many(cli: &Cli) -> bool {
     std::panic::set_hook(Box::new(|_| {}));
-    let failures = Mutex::new(Vec::new());
+    let seconds = cli.seconds.or(cli.nightly.then_some(NIGHT));
+    let end = seconds.map(|seconds| clock::now() + Nanos::from_secs(seconds));
+    let count = cli.seeds.unwrap_or(200);
+    let first = if cli.nightly && cli.first == 1 { clock::unix_seconds() << 16 } else { cli.first };
+    let failures = Failures::default();
     let (reads, events, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-    for_seeds(first, count, |seed| {
-        match attempt(seed, None) {
+    let goes_on = |seed| end.map_or(seed < first + count, |end| clock::now() < end);
+    let ran = for_seeds(first, goes_on, |seed| {
+        match attempt(|| swarm::run(seed, None)) {
             Ok(outcome) => {
                 reads.fetch_add(outcome.reads as u64, Relaxed);
                 events.fetch_add(outcome.events, Relaxed);
             }
             Err(words) => {
                 eprintln!("seed {seed} at commit {}: {words}", commit());
-                failures.lock().expect("no holder panics").push(seed);
+                failures.add(seed, words);
             }
         }
         let done = done.fetch_add(1, Relaxed) + 1;
-        if done % 50 == 0 {
-            eprintln!("{done} of {count} seeds");
+        if done % 100 == 0 {
+            eprintln!("{done} seeds");
         }
     });
-    let mut failures = failures.into_inner().expect("no holder panicked");
-    failures.sort_unstable();
+    let failures = failures.into_sorted();
     println!(
-        "{count} seeds from {first}: {} reads, {} events, {} failed {failures:?}",
+        "{ran} seeds from {first}: {} reads, {} events, {} failed",
         reads.into_inner(),
         events.into_inner(),
         failures.len()
     );
-    for seed in failures.iter().take(3) {
+    for (seed, words) in failures.iter().take(20) {
+        println!("seed {seed}: {}", words.lines().next().unwrap_or_default());
         println!(
-            "to see it again: cargo run -p diskstream-sim -- --seed {seed}   (commit {})",
+            "    to see it again: cargo run -p diskstream-sim -- --seed {seed}   (commit {})",
             commit()
         );
     }
     failures.is_empty()
 }
 
+/// Figures of one story over its seeds: the worst of each.
+struct Played {
+    name: &'static str,
+    seeds: u64,
+    worst: Figures,
+    failures: Vec<(u64, String)>,
+}
+
+fn stories(name: &str, cli: &Cli) -> bool {
+    std::panic::set_hook(Box::new(|_| {}));
+    let chosen: Vec<&Scenario> =
+        scenarios::all().filter(|s| name == "all" || s.name == name).collect();
+    if chosen.is_empty() {
+        eprintln!("there is no scenario {name:?}; --list shows them");
+        return false;
+    }
+    let played: Vec<Played> = chosen.iter().map(|scenario| play(scenario, cli)).collect();
+    if cli.json {
+        let rows: Vec<serde_json::Value> = played.iter().map(Played::json).collect();
+        println!("{}", serde_json::json!({ "commit": commit(), "scenarios": rows }));
+    } else {
+        print_table(&played);
+    }
+    for p in &played {
+        for (seed, words) in p.failures.iter().take(3) {
+            eprintln!("{} seed {seed}: {words}", p.name);
+            eprintln!(
+                "    to see it again: cargo run -p diskstream-sim -- --scenario {} --first {seed} --seeds 1",
+                p.name
+            );
+        }
+    }
+    played.iter().all(|p| p.failures.is_empty())
+}
+
+fn play(scenario: &'static Scenario, cli: &Cli) -> Played {
+    let seeds = cli.seeds.unwrap_or(1);
+    let failures = Failures::default();
+    let worst = Mutex::new(Figures::default());
+    let goes_on = |seed| seed < cli.first + seeds;
+    for_seeds(cli.first, goes_on, |seed| {
+        let cast = Cast { seed, devices: cli.devices, planted: None };
+        match attempt(|| (scenario.play)(cast)) {
+            Ok(figures) => {
+                let mut worst = worst.lock().expect("no holder panics");
+                *worst = worst.worse(&figures);
+            }
+            Err(words) => failures.add(seed, words),
+        }
+    });
+    let worst = worst.into_inner().expect("no holder panicked");
+    Played { name: scenario.name, seeds, worst, failures: failures.into_sorted() }
+}
+
+fn print_table(played: &[Played]) {
+    println!(
+        "{:<26} {:>5} {:>7} {:>8} {:>8} {:>8} {:>6} {:>8} {:>7} {:>6}",
+        "scenario",
+        "seeds",
+        "devices",
+        "max ms",
+        "p99 ms",
+        "p50 ms",
+        "moves",
+        "unneeded",
+        "hedged",
+        "failed"
+    );
+    for p in played {
+        let f = &p.worst;
+        println!(
+            "{:<26} {:>5} {:>7} {:>8.1} {:>8.1} {:>8.1} {:>6} {:>8} {:>6.2}% {:>6}",
+            p.name,
+            p.seeds,
+            f.devices,
+            f.stall_ms_max,
+            f.stall_ms_p99,
+            f.stall_ms_p50,
+            f.moves,
+            f.unneeded_moves,
+            f.hedged_percent(),
+            p.failures.len()
+        );
+    }
+}
+
+impl Played {
+    fn json(&self) -> serde_json::Value {
+        let seeds: Vec<u64> = self.failures.iter().map(|(seed, _)| *seed).collect();
+        serde_json::json!({
+            "scenario": self.name,
+            "seeds": self.seeds,
+            "failed_seeds": seeds,
+            "worst": self.worst,
+        })
+    }
+}
+
 fn mutations(first: u64, count: u64) -> bool {
     std::panic::set_hook(Box::new(|_| {}));
     let mut all = true;
     for planted in Planted::ALL {
-        // Nearly every seed catches one by some assert of the product; what counts is that a judge does.
-        let mut caught = None;
-        for seed in first..first + count {
-            let Err(words) = attempt(seed, Some(planted)) else { continue };
-            let judged = words.starts_with("judge");
-            if judged || caught.is_none() {
-                caught = Some((seed, words));
-            }
-            if judged {
-                break;
-            }
-        }
-        match caught {
-            Some((seed, words)) => {
-                println!(
-                    "{planted:?}: caught by seed {seed}: {}",
-                    words.lines().next().unwrap_or_default()
-                );
+        match planted.caught(first, count) {
+            Some((by, words)) => {
+                let words = words.lines().next().unwrap_or_default().to_owned();
+                println!("{planted:?}: caught by {by}: {words}");
             }
             None => {
                 println!("{planted:?}: not caught by {count} seeds from {first}");

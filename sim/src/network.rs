@@ -44,6 +44,8 @@ pub struct Network {
     on_the_way: HashMap<u64, Datagram>,
     next: u64,
     cut: HashSet<(IpAddr, IpAddr)>,
+    /// Nothing gets through to this port, anywhere.
+    pub blocked_port: Option<u16>,
     random: Random,
     /// Most datagrams that were ever on their way.
     pub peak: usize,
@@ -59,6 +61,7 @@ impl Network {
             on_the_way: HashMap::new(),
             next: 0,
             cut: HashSet::new(),
+            blocked_port: None,
             random,
             peak: 0,
         }
@@ -68,6 +71,11 @@ impl Network {
     pub fn heal(&mut self, faults: LinkFaults) {
         self.faults = faults;
         self.cut.clear();
+    }
+
+    /// Changes what happens to datagrams sent from now on.
+    pub fn set_faults(&mut self, faults: LinkFaults) {
+        self.faults = faults;
     }
 
     /// Lets nothing through from one host to another, or everything again.
@@ -83,6 +91,7 @@ impl Network {
     pub fn send(&mut self, now: Nanos, datagram: &Datagram) {
         let faults = self.faults;
         if self.cut.contains(&(datagram.from.ip(), datagram.to.ip()))
+            || self.blocked_port == Some(datagram.to.port())
             || self.random.chance_ppm(faults.loss_ppm)
             || self.on_the_way.len() >= IN_FLIGHT_MAX
         {

@@ -2,8 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use diskstream_node::cache::Cache;
@@ -15,23 +14,16 @@ use diskstream_node::shard::{
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_node::view::{OwnLoad, ViewCell};
 use diskstream_ring::{Arena, ArenaConfig, Errno, HugePages, LocalAddr, SendPlan};
-use diskstream_wire::{ContentId, Endpoint, Nanos, NodeEntry};
+use diskstream_wire::{Nanos, NodeEntry};
 
+use crate::hosts::{LOGIN_PORT, node_entry, node_ip, node_login, vdisk_name};
 use crate::image::SimImage;
 use crate::network::Datagram;
 use crate::options::{DiskFaults, Options};
 use crate::random::Random;
 
-/// Login port of every node.
-pub const LOGIN_PORT: u16 = 6910;
 /// Bytes of a cache block.
 pub const BLOCK_BYTES: usize = 64 * 1024;
-
-/// The address of a node.
-#[must_use]
-pub fn node_ip(node: usize) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::new(10, 0, u8::try_from(node).expect("few nodes"), 1))
-}
 
 /// Something that a shard waits for.
 enum Due {
@@ -52,8 +44,9 @@ pub struct SimNode {
     number: usize,
     shards: Vec<SimShard>,
     arena: Arc<Arena>,
-    image: SimImage,
-    faults: DiskFaults,
+    shared: Arc<NodeShared>,
+    contents: Vec<SimImage>,
+    disk: SimDisk,
     shard_delay: Nanos,
     next: u64,
     random: Random,
@@ -63,18 +56,32 @@ pub struct SimNode {
     pub peak_due: usize,
 }
 
-/// How a node is to start.
-pub struct NodeSetup<'a> {
-    /// Its number.
-    pub number: usize,
-    /// The world.
-    pub options: &'a Options,
-    /// What it serves.
-    pub image: &'a SimImage,
-    /// The secret of the farm.
-    pub farm_key: [u8; 32],
-    /// What its disk does.
+/// What a node's disk does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SimDisk {
+    /// Faults of single reads.
     pub faults: DiskFaults,
+    /// Reads of this vDisk take exactly so long.
+    pub stuck: Option<(usize, Nanos)>,
+    /// The store is gone: every read fails.
+    pub lost: bool,
+}
+
+/// What a node is, whether it runs or not.
+#[derive(Clone)]
+pub struct NodeSpec {
+    /// Its number, which is its address.
+    pub number: usize,
+    /// Which of the farm's nodes it says it is.
+    pub identity: usize,
+    /// What it holds under each vDisk's name.
+    pub contents: Vec<SimImage>,
+    /// Its secret: the farm's, unless it is a stranger.
+    pub farm_key: [u8; 32],
+    /// Seconds by which its wall clock is wrong.
+    pub clock_s: i64,
+    /// Its disk.
+    pub disk: SimDisk,
     /// The bug planted in it.
     pub mutation: Option<Mutation>,
 }
@@ -82,28 +89,34 @@ pub struct NodeSetup<'a> {
 impl SimNode {
     /// Starts a node.
     #[must_use]
-    pub fn start(setup: &NodeSetup<'_>, now: Nanos, random: &mut Random) -> SimNode {
-        let options = setup.options;
+    pub fn start(
+        spec: &NodeSpec,
+        options: &Options,
+        farm: &Arc<Farm>,
+        now: Nanos,
+        random: &mut Random,
+    ) -> SimNode {
         let bytes = options.frames * BLOCK_BYTES;
         let arena = Arc::new(
             Arena::new(&ArenaConfig { bytes, huge_pages: HugePages::Off }).expect("some memory"),
         );
-        let shared = Arc::new(shared(setup, &arena, now, random));
+        let shared = Arc::new(shared(spec, options, farm, &arena, now, random));
         let shards = (0..options.shards)
             .map(|index| {
                 let index = u16::try_from(index).expect("few shards");
                 let shard = Shard::new(index, Arc::clone(&shared), random.seed());
-                let shard = shard.with_mutation(setup.mutation);
+                let shard = shard.with_mutation(spec.mutation);
                 let out = Outbox::new(&shared.limits);
                 SimShard { shard, out, queue: BinaryHeap::new(), due: HashMap::new() }
             })
             .collect();
         SimNode {
-            number: setup.number,
+            number: spec.number,
             shards,
             arena,
-            image: setup.image.clone(),
-            faults: setup.faults,
+            shared,
+            contents: spec.contents.clone(),
+            disk: spec.disk,
             shard_delay: options.shard_delay,
             next: 0,
             random: Random::new(random.bits()),
@@ -112,9 +125,15 @@ impl SimNode {
         }
     }
 
-    /// Changes the disk's faults for reads that start from now on.
-    pub fn set_faults(&mut self, faults: DiskFaults) {
-        self.faults = faults;
+    /// Changes what the disk does with reads that start from now on.
+    pub fn set_disk(&mut self, disk: SimDisk) {
+        self.disk = disk;
+    }
+
+    /// What its shards share.
+    #[must_use]
+    pub fn shared(&self) -> &NodeShared {
+        &self.shared
     }
 
     /// Hands a datagram to the shard that reads its port, and what that sends to `sent`.
@@ -141,9 +160,17 @@ impl SimNode {
         now: Nanos,
         sent: &mut Vec<Datagram>,
     ) {
-        let entries: Vec<NodeEntry> = successors.iter().map(|&n| entry(n)).collect();
+        let entries: Vec<NodeEntry> = successors.iter().map(|&n| node_entry(n)).collect();
         for shard in 0..self.shards.len() {
             self.step(shard, Input::Drain { deadline, successors: &entries }, now, sent);
+        }
+    }
+
+    /// Tells every shard that the file of a vDisk was changed.
+    pub fn vdisk_changed(&mut self, vdisk: usize, now: Nanos, sent: &mut Vec<Datagram>) {
+        let vdisk = u32::try_from(vdisk).expect("few vDisks");
+        for shard in 0..self.shards.len() {
+            self.step(shard, Input::VdiskChanged { vdisk }, now, sent);
         }
     }
 
@@ -243,12 +270,7 @@ impl SimNode {
             self.enqueue(shard, now + delay, Due::Sent { plan, payload });
         }
         for read in reads.drain(..) {
-            let latency = if self.random.chance_ppm(self.faults.slow_ppm) {
-                self.faults.slow
-            } else {
-                self.faults.latency
-            };
-            let delay = Nanos(self.random.below(latency.0 + 1));
+            let delay = self.disk_time(&read);
             self.enqueue(shard, now + delay, Due::Disk(read));
         }
         for (to, message) in messages.drain(..) {
@@ -281,15 +303,29 @@ impl SimNode {
         assert!(now == then, "judge of pins: a frame changed while a send still named it");
     }
 
+    fn disk_time(&mut self, read: &DiskRead) -> Nanos {
+        let SimDisk { faults, stuck, .. } = self.disk;
+        if let Some((vdisk, time)) = stuck
+            && read.file.vdisk as usize == vdisk
+        {
+            return time;
+        }
+        let slow = self.random.chance_ppm(faults.slow_ppm);
+        let latency = if slow { faults.slow } else { faults.latency };
+        Nanos(self.random.below(latency.0 + 1))
+    }
+
     fn disk(&mut self, read: &DiskRead) -> Result<u32, Errno> {
-        if self.random.chance_ppm(self.faults.error_ppm) {
+        let faults = self.disk.faults;
+        if self.disk.lost || self.random.chance_ppm(faults.error_ppm) {
             return Err(Errno::EIO);
         }
+        let image = &self.contents[read.file.vdisk as usize];
         let start = usize::try_from(read.file_offset).expect("a small image");
         let len = usize::try_from(read.len).expect("a block");
-        let end = (start + len).min(self.image.size);
-        let mut bytes = self.image.padded[start.min(end)..end].to_vec();
-        if self.random.chance_ppm(self.faults.rot_ppm) && !bytes.is_empty() {
+        let end = (start + len).min(image.size);
+        let mut bytes = image.padded[start.min(end)..end].to_vec();
+        if self.random.chance_ppm(faults.rot_ppm) && !bytes.is_empty() {
             let at = self.random.index(bytes.len());
             bytes[at] ^= 1;
         }
@@ -298,47 +334,43 @@ impl SimNode {
     }
 }
 
-/// A node as lists name it.
-#[must_use]
-pub fn entry(node: usize) -> NodeEntry {
-    let login = Endpoint::from(SocketAddr::new(node_ip(node), LOGIN_PORT));
-    NodeEntry { login, rating: 100, ..NodeEntry::default() }
-}
-
 fn shared(
-    setup: &NodeSetup<'_>,
+    spec: &NodeSpec,
+    options: &Options,
+    farm: &Arc<Farm>,
     arena: &Arc<Arena>,
     now: Nanos,
     random: &mut Random,
 ) -> NodeShared {
-    let &NodeSetup { number, options, image, farm_key, .. } = setup;
-    let me = SocketAddr::new(node_ip(number), LOGIN_PORT);
-    let others = (0..options.nodes).filter(|&n| n != number);
-    let logins: Vec<SocketAddr> = std::iter::once(me)
-        .chain(others.map(|n| SocketAddr::new(node_ip(n), LOGIN_PORT)))
-        .collect();
     let cache = Arc::new(Cache::new(Arc::clone(arena), BLOCK_BYTES).expect("sizes that fit"));
-    let content_id = ContentId(image.hashes.content_id().0);
-    let vdisk =
-        VdiskEntry::new("disk", content_id, image.map.clone(), Some(Arc::clone(&image.hashes)));
+    let entries = spec.contents.iter().enumerate().map(|(vdisk, image)| {
+        let hashes = Some(Arc::clone(&image.hashes));
+        let map = image.map.clone();
+        Arc::new(VdiskEntry::new(&vdisk_name(vdisk), image.content_id(), map, hashes))
+    });
     let vdisks = OnceLock::new();
-    assert!(vdisks.set(vec![Arc::new(vdisk)]).is_ok(), "a new cell is empty");
+    assert!(vdisks.set(entries.collect()).is_ok(), "a new cell is empty");
+    let port = |shard: usize| LOGIN_PORT + 1 + u16::try_from(shard).expect("few shards");
+    let limits = Limits {
+        sessions_max: options.sessions_max,
+        plans: 64,
+        flights_max: 64,
+        ..Limits::default()
+    };
     NodeShared {
-        keys: Keys::derive(&FarmKey::new(farm_key)),
-        farm: Arc::new(Farm::single_image(Path::new("/images/disk.img"), &logins, 4)),
-        own_node: 0,
+        keys: Keys::derive(&FarmKey::new(spec.farm_key)),
+        farm: Arc::clone(farm),
+        own_node: spec.identity,
         vdisks,
         cache,
-        boot_slots: BootSlots::new(4),
-        login_endpoint: me,
+        boot_slots: BootSlots::new(options.boot_limit),
+        login_endpoint: node_login(spec.number),
         io_endpoints: (0..options.shards)
-            .map(|s| {
-                SocketAddr::new(node_ip(number), LOGIN_PORT + 1 + u16::try_from(s).expect("few"))
-            })
+            .map(|s| SocketAddr::new(node_ip(spec.number), port(s)))
             .collect(),
         placement_seed: random.seed(),
-        wall_clock: WallClock::new(1_700_000_000, now),
-        limits: Limits { sessions_max: 64, plans: 64, flights_max: 64, ..Limits::default() },
+        wall_clock: WallClock::new(1_700_000_000u64.saturating_add_signed(spec.clock_s), now),
+        limits,
         view: ViewCell::default(),
         own: OwnLoad::default(),
     }

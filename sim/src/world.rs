@@ -1,55 +1,35 @@
 //! A whole world from one seed: nodes, devices, links, an attacker, and the faults that befall them.
 //!
-//! Two phases. *Safety*: everything may fail, nothing may be wrong. Then the world heals. *Liveness*: every read
-//! completes within a bound.
+//! Scenarios and drawn worlds both drive a [`World`]: they call what befalls it, let time pass, and read the figures. Judges
+//! speak by panicking with words that begin with "judge".
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
+use std::sync::Arc;
 
-use diskstream_device::session::mutations::{Mutation, plant};
-use diskstream_node::shard::Mutation as NodeMutation;
+use diskstream_device::session::mutations::plant;
+use diskstream_node::farm::Farm;
 use diskstream_wire::Nanos;
+use diskstream_wire::limits::DEVICE_NOTICE_PORT;
 
-use crate::device::{SimDevice, device_ip};
+use crate::causes::Causes;
+use crate::device::{Moved, SimDevice, servers};
+use crate::faults::{Fault, Plan};
+use crate::figures::{Figures, ms, percentile};
 use crate::hostile::Hostile;
+use crate::hosts::{device_at, device_ip, node_at, node_ip};
 use crate::image::SimImage;
 use crate::judges::Judge;
 use crate::network::{Datagram, Network};
-use crate::node::{LOGIN_PORT, NodeSetup, SimNode, node_ip};
-use crate::options::Options;
+use crate::node::{NodeSpec, SimDisk, SimNode};
+use crate::options::{LinkFaults, Options};
+use crate::planted::Planted;
 use crate::random::Random;
+use crate::schedule::Schedule;
 
-/// After the world has healed, every read is complete within this time. Derived: the longest login wait (busy node:
-/// 10 s) + a duplicate's life (5 s) + a session's moves, with room.
-pub const LIVENESS: Nanos = Nanos::from_secs(40);
-
-/// Bugs that are planted on purpose; each must be caught by some seed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Planted {
-    /// The device does not check sums.
-    DropSumCheck,
-    /// One in the node.
-    Node(NodeMutation),
-}
-
-impl Planted {
-    /// All of them.
-    pub const ALL: [Planted; 5] = [
-        Planted::DropSumCheck,
-        Planted::Node(NodeMutation::UnpinTwice),
-        Planted::Node(NodeMutation::AcceptForeignTag),
-        Planted::Node(NodeMutation::AnswerBeforeCookie),
-        Planted::Node(NodeMutation::ForgetWaiter),
-    ];
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    Crash(usize),
-    Restart(usize),
-    Drain(usize),
-    Pause(usize),
-    Cut { from: IpAddr, to: IpAddr, cut: bool },
-}
+/// When every world begins.
+pub const BEGIN: Nanos = Nanos::from_secs(100);
+/// How often sessions are counted for their peak.
+const SAMPLE_EVERY: Nanos = Nanos::from_millis(10);
 
 /// What a world came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,291 +44,246 @@ pub struct Outcome {
     pub digest: u64,
 }
 
-struct World {
-    now: Nanos,
-    options: Options,
-    image: SimImage,
-    farm_key: [u8; 32],
-    planted: Option<Planted>,
+/// A device's move, and whether the world gave cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeenMove {
+    /// Who moved.
+    pub device: usize,
+    /// From where to where.
+    pub moved: Moved,
+    /// Whether anything befell the node that it left.
+    pub needed: bool,
+}
+
+/// See the module's page.
+pub struct World {
+    /// Now.
+    pub now: Nanos,
+    /// What it consists of.
+    pub options: Options,
+    /// What each node is, whether it runs or not. Takes effect when the node starts.
+    pub specs: Vec<NodeSpec>,
+    /// The devices.
+    pub devices: Vec<SimDevice>,
+    /// Blows to come.
+    pub plan: Plan,
+    /// Moves since the last mark.
+    pub moves: Vec<SeenMove>,
+    farm: Arc<Farm>,
     random: Random,
     network: Network,
     nodes: Vec<Option<SimNode>>,
+    /// How long a node that drains stays away when it has ended.
+    drains: Vec<Option<Nanos>>,
     judges: Vec<Judge>,
-    devices: Vec<SimDevice>,
+    causes: Causes,
     hostile: Hostile,
-    faults: Vec<(Nanos, Fault)>,
-    healed: bool,
+    schedule: Schedule,
     outcome: Outcome,
     sent: Vec<Datagram>,
-}
-
-/// Runs the world of a seed to its end.
-///
-/// # Panics
-/// When a judge or an invariant speaks: that is the failure to report.
-#[must_use]
-pub fn run(seed: u64, planted: Option<Planted>) -> Outcome {
-    plant(match planted {
-        Some(Planted::DropSumCheck) => Mutation::DropSumCheck,
-        _ => Mutation::None,
-    });
-    let mut world = World::new(seed, planted);
-    while !world.devices.iter().all(SimDevice::finished) || !world.healed {
-        world.step();
-    }
-    world.outcome.reads = world.devices.iter().map(|d| d.completed).sum();
-    world.outcome.ended_at = world.now.0;
-    world.outcome
+    marked: Nanos,
+    sessions_peak: u64,
+    next_sample: Nanos,
+    events_max: u64,
 }
 
 impl World {
-    fn new(seed: u64, planted: Option<Planted>) -> World {
-        let options = Options::draw(seed);
+    /// A world whose nodes start now and whose devices begin to log in.
+    #[must_use]
+    pub fn new(options: Options, seed: u64, planted: Option<Planted>) -> World {
+        plant(Planted::in_device(planted));
         let mut random = Random::new(seed);
-        let image = SimImage::new(options.image_bytes, &mut random);
+        let contents: Vec<SimImage> =
+            (0..options.vdisks).map(|_| SimImage::new(options.image_bytes, &mut random)).collect();
+        let odd = options.odd_node.map(|_| contents[0].with_one_byte_changed(&mut random));
         let farm_key = random.seed();
-        let servers: Vec<SocketAddr> =
-            (0..options.nodes).map(|n| SocketAddr::new(node_ip(n), LOGIN_PORT)).collect();
-        let now = Nanos::from_secs(100);
-        let devices = (0..options.devices)
-            .map(|d| {
-                let mut servers = servers.clone();
-                servers.rotate_left(d % options.nodes);
-                SimDevice::start(d, &options, servers, &image, now, &mut random)
-            })
-            .collect();
-        let hostile = Hostile::new(
-            options.nodes,
-            options.shards,
-            options.devices,
-            options.forgeries_per_second,
-            Random::new(random.bits()),
-        );
-        let network = Network::new(options.link, Random::new(random.bits()));
+        let farm = Farm::parse(&options.farm_file(), std::path::Path::new("/farm/farm.toml"))
+            .expect("the farm's file is right");
+        let specs = specs(&options, &contents, odd.as_ref(), farm_key, planted);
+        let devices = (0..options.devices).map(|d| {
+            let vdisk = d % options.vdisks;
+            let mut known = vec![contents[vdisk].clone()];
+            known.extend(odd.clone().filter(|_| vdisk == 0));
+            let servers = servers(d, options.nodes);
+            SimDevice::start(d, &options, servers, known, BEGIN, &mut random)
+        });
+        let devices: Vec<SimDevice> = devices.collect();
+        let hostile = Hostile::new(&options, Random::new(random.bits()));
+        let mut network = Network::new(options.link, Random::new(random.bits()));
+        network.blocked_port = options.notice_port_blocked.then_some(DEVICE_NOTICE_PORT);
+        let nodes = options.nodes;
         let mut world = World {
-            now,
-            image,
-            farm_key,
-            planted,
-            network,
-            nodes: (0..options.nodes).map(|_| None).collect(),
-            judges: (0..options.nodes).map(|_| Judge::default()).collect(),
+            now: BEGIN,
+            specs,
             devices,
+            plan: Plan::default(),
+            moves: Vec::new(),
+            farm: Arc::new(farm),
+            random,
+            network,
+            nodes: (0..nodes).map(|_| None).collect(),
+            drains: vec![None; nodes],
+            judges: (0..nodes).map(|_| Judge::default()).collect(),
+            causes: Causes::new(nodes),
             hostile,
-            faults: Vec::new(),
-            healed: false,
+            schedule: Schedule::new(nodes + options.devices + 1),
             outcome: Outcome::default(),
             sent: Vec::new(),
-            random,
+            marked: BEGIN,
+            sessions_peak: 0,
+            next_sample: BEGIN,
+            events_max: 20_000_000,
             options,
         };
-        for node in 0..world.options.nodes {
-            world.start_node(node);
+        (0..nodes).for_each(|node| world.start(node));
+        for node in 0..nodes {
+            // Having just started is no cause to leave.
+            let bad = world.options.bad_node == Some(node) || world.options.odd_node == Some(node);
+            if bad {
+                world.causes.node(node, true, BEGIN);
+            }
         }
-        world.plan_faults();
+        for device in 0..world.devices.len() {
+            world.after_device(device);
+        }
+        let strikes = world.hostile.next_event();
+        world.set_due(nodes + world.devices.len(), strikes);
         world
     }
 
-    fn start_node(&mut self, node: usize) {
-        let mutation = match self.planted {
-            Some(Planted::Node(mutation)) => Some(mutation),
-            _ => None,
-        };
-        let mut faults = if self.healed { self.options.healed().1 } else { self.options.disk };
-        if self.options.bad_node != Some(node) {
-            (faults.error_ppm, faults.rot_ppm) = (0, 0);
-        }
-        self.judges[node].node_restarted();
-        let setup = NodeSetup {
-            number: node,
-            options: &self.options,
-            image: &self.image,
-            farm_key: self.farm_key,
-            faults,
-            mutation,
-        };
-        self.nodes[node] = Some(SimNode::start(&setup, self.now, &mut self.random));
+    /// Whether a node runs.
+    #[must_use]
+    pub fn runs(&self, node: usize) -> bool {
+        self.nodes[node].is_some()
     }
 
-    fn plan_faults(&mut self) {
-        let start = self.now;
-        let Options { nodes, devices, crashes, drains, cuts, pauses, heal_at, .. } = self.options;
-        let random = &mut self.random;
-        let mut moment = || start + Nanos(random.below(heal_at.0));
-        let times: Vec<Nanos> = (0..crashes + drains + cuts + pauses).map(|_| moment()).collect();
-        let mut times = times.into_iter();
-        let mut plan = Vec::new();
-        for _ in 0..crashes {
-            plan.push((times.next().expect("planned"), Fault::Crash(self.random.index(nodes))));
+    /// Whether a node was told to stop.
+    #[must_use]
+    pub fn drains(&self, node: usize) -> bool {
+        self.drains[node].is_some()
+    }
+
+    /// A node that runs.
+    #[must_use]
+    pub fn node(&self, node: usize) -> Option<&SimNode> {
+        self.nodes[node].as_ref()
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        let reads = self.devices.iter().map(|d| d.completed).sum();
+        Outcome { reads, ended_at: self.now.0, ..self.outcome }
+    }
+
+    // --- time ---
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, time: Nanos) {
+        self.run_until(self.now + time);
+    }
+
+    /// Lets time pass until then.
+    pub fn run_until(&mut self, then: Nanos) {
+        while self.next_event() <= then {
+            self.step();
         }
-        for _ in 0..drains {
-            plan.push((times.next().expect("planned"), Fault::Drain(self.random.index(nodes))));
-        }
-        for _ in 0..pauses {
-            plan.push((times.next().expect("planned"), Fault::Pause(self.random.index(nodes))));
-        }
-        for _ in 0..cuts {
-            let (device, node) =
-                (device_ip(self.random.index(devices)), node_ip(self.random.index(nodes)));
-            let at = times.next().expect("planned");
-            let until = at + Nanos::from_millis(self.random.between(50, 3_000));
-            let ways = self.random.below(3);
-            for (from, to, which) in [(device, node, 1), (node, device, 2)] {
-                if ways == 0 || ways == which {
-                    plan.push((at, Fault::Cut { from, to, cut: true }));
-                    plan.push((until, Fault::Cut { from, to, cut: false }));
-                }
+        self.now = then;
+    }
+
+    /// Lets time pass until something holds; false when it does not within `bound`.
+    pub fn run_while(&mut self, bound: Nanos, mut goes_on: impl FnMut(&World) -> bool) -> bool {
+        let end = self.now + bound;
+        while goes_on(self) {
+            if self.next_event() > end {
+                self.now = end;
+                return false;
             }
+            self.step();
         }
-        // The soonest last, so that it can be popped.
-        plan.sort_by_key(|(at, _)| std::cmp::Reverse(*at));
-        self.faults = plan;
-    }
-
-    fn heal_time(&self) -> Nanos {
-        Nanos::from_secs(100) + self.options.heal_at
+        true
     }
 
     fn step(&mut self) {
         self.now = self.next_event();
-        assert!(
-            self.now != Nanos::NEVER,
-            "judge of liveness: nothing will ever happen again\n{}",
-            self.describe()
-        );
         self.outcome.events += 1;
         assert!(
-            self.outcome.events < 20_000_000,
+            self.outcome.events < self.events_max,
             "judge of bounds: too many events\n{}",
             self.describe()
         );
-        self.strike();
-        if !self.healed && self.now >= self.heal_time() {
-            self.heal();
+        while let Some(fault) = self.plan.pop(self.now) {
+            self.befall(fault);
         }
         while let Some(datagram) = self.network.receive(self.now) {
             self.deliver(&datagram);
         }
-        for node in 0..self.nodes.len() {
-            if let Some(n) = &mut self.nodes[node] {
-                n.advance(self.now, &mut self.sent);
-                self.carry(Some(node));
-                self.judges[node].check_silence(
-                    self.now,
-                    self.nodes[node]
-                        .as_ref()
-                        .is_some_and(|n| n.paused_until + Nanos::from_millis(1) > self.now),
-                );
-            }
-            self.end_drained(node);
+        while let Some(machine) = self.schedule.pop(self.now) {
+            self.advance(machine);
         }
-        for device in 0..self.devices.len() {
-            self.devices[device].advance(self.now, &mut self.sent);
+        if self.now >= self.next_sample {
+            self.sample();
+        }
+    }
+
+    fn next_event(&mut self) -> Nanos {
+        let next = self.network.next_arrival().earlier(self.plan.next());
+        next.earlier(self.schedule.first()).max(self.now)
+    }
+
+    fn advance(&mut self, machine: usize) {
+        let nodes = self.nodes.len();
+        if machine < nodes {
+            if let Some(node) = &mut self.nodes[machine] {
+                node.advance(self.now, &mut self.sent);
+                self.after_node(machine);
+            }
+        } else if machine < nodes + self.devices.len() {
+            self.devices[machine - nodes].advance(self.now, &mut self.sent);
+            self.after_device(machine - nodes);
+        } else {
+            self.hostile.advance(self.now, &mut self.sent);
             self.carry(None);
-        }
-        self.hostile.advance(self.now, &mut self.sent);
-        self.carry(None);
-        if self.healed {
-            assert!(
-                self.now < self.heal_time() + LIVENESS,
-                "judge of liveness: reads are not complete {} s after the \
-                world healed\n{}",
-                LIVENESS.as_millis() / 1000,
-                self.describe()
-            );
+            let next = self.hostile.next_event();
+            self.set_due(machine, next);
         }
     }
 
-    fn next_event(&self) -> Nanos {
-        let mut next = self.network.next_arrival().earlier(self.hostile.next_event());
-        if let Some((at, _)) = self.faults.last() {
-            next = next.earlier(*at);
-        }
-        if !self.healed {
-            next = next.earlier(self.heal_time());
-        }
-        for node in self.nodes.iter().flatten() {
-            next = next.earlier(node.next_event());
-        }
-        for device in &self.devices {
-            next = next.earlier(device.next_event());
-        }
-        // Time never stands still: a machine that wants to be called at once is called a nanosecond later.
-        if next <= self.now { self.now + Nanos(1) } else { next }
+    /// Time never stands still: a machine that wants to be called at once is called a nanosecond later.
+    fn set_due(&mut self, machine: usize, at: Nanos) {
+        let at = if at <= self.now { self.now + Nanos(1) } else { at };
+        self.schedule.set(machine, at);
     }
 
-    fn strike(&mut self) {
-        while let Some(&(at, fault)) = self.faults.last() {
-            if at > self.now {
-                break;
-            }
-            self.faults.pop();
-            match fault {
-                Fault::Crash(node) => {
-                    self.nodes[node] = None;
-                    self.judges[node].node_restarted();
-                    self.plan_restart(node);
-                }
-                Fault::Restart(node) => {
-                    if self.nodes[node].is_none() {
-                        self.start_node(node);
-                    }
-                }
-                Fault::Drain(node) => self.drain(node),
-                Fault::Pause(node) => {
-                    let until = self.now + Nanos::from_millis(self.random.between(100, 2_000));
-                    if let Some(node) = &mut self.nodes[node] {
-                        node.paused_until = until;
-                    }
-                }
-                Fault::Cut { from, to, cut } => self.network.set_cut(from, to, cut),
-            }
-        }
-    }
-
-    fn plan_restart(&mut self, node: usize) {
-        let at = self.now + Nanos::from_millis(self.random.between(10, 3_000));
-        let place = self.faults.partition_point(|(other, _)| *other > at);
-        self.faults.insert(place, (at, Fault::Restart(node)));
-    }
-
-    fn drain(&mut self, node: usize) {
-        let successors: Vec<usize> =
-            (0..self.nodes.len()).filter(|&n| n != node && self.nodes[n].is_some()).collect();
-        let deadline = self.now + Nanos::from_secs(if successors.is_empty() { 2 } else { 15 });
-        if let Some(n) = &mut self.nodes[node] {
-            n.drain(deadline, &successors, self.now, &mut self.sent);
-            self.carry(Some(node));
-        }
-    }
-
-    fn end_drained(&mut self, node: usize) {
-        if self.nodes[node].as_ref().is_some_and(SimNode::drained) {
+    fn after_node(&mut self, node: usize) {
+        self.carry(Some(node));
+        let Some(n) = &self.nodes[node] else { return };
+        let next = n.next_event();
+        if n.drained() {
             self.nodes[node] = None;
-            self.plan_restart(node);
+            self.schedule.set(node, Nanos::NEVER);
+            self.judges[node].node_restarted();
+            if let Some(down) = self.drains[node].take().filter(|down| *down != Nanos::NEVER) {
+                self.plan.add(self.now + down, Fault::Start(node));
+            }
+            self.publish_views();
+        } else {
+            self.set_due(node, next);
         }
     }
 
-    fn heal(&mut self) {
-        self.healed = true;
-        let (link, disk) = self.options.healed();
-        self.network.heal(link);
-        self.hostile.stop();
-        let restarts = |fault: &Fault| matches!(fault, Fault::Restart(_));
-        self.faults.retain(|(_, fault)| restarts(fault));
-        for node in 0..self.nodes.len() {
-            match &mut self.nodes[node] {
-                Some(n) => {
-                    n.set_faults(disk);
-                    n.paused_until = n.paused_until.earlier(self.now);
-                }
-                None => self.start_node(node),
-            }
+    fn after_device(&mut self, device: usize) {
+        self.carry(None);
+        for moved in std::mem::take(&mut self.devices[device].moved) {
+            let needed = self.causes.justify(device_ip(device), &moved);
+            self.moves.push(SeenMove { device, moved, needed });
         }
+        let next = self.devices[device].next_event();
+        self.set_due(self.nodes.len() + device, next);
     }
 
     fn deliver(&mut self, datagram: &Datagram) {
-        if let Some(node) = (0..self.nodes.len()).find(|&n| node_ip(n) == datagram.to.ip()) {
+        if let Some(node) = node_at(datagram.to.ip()).filter(|&n| n < self.nodes.len()) {
             let Some(n) = &mut self.nodes[node] else { return };
             if n.paused_until > self.now {
                 // Waits in the socket until the node runs again.
@@ -356,18 +291,18 @@ impl World {
             }
             self.judges[node].node_receives(datagram, self.now);
             n.receive(datagram, self.now, &mut self.sent);
-            self.carry(Some(node));
-        } else if let Some(device) =
-            (0..self.devices.len()).find(|&d| device_ip(d) == datagram.to.ip())
+            self.after_node(node);
+        } else if let Some(device) = device_at(datagram.to.ip()).filter(|&d| d < self.devices.len())
         {
             self.devices[device].receive(datagram, self.now, &mut self.sent);
-            self.carry(None);
+            self.after_device(device);
         }
     }
 
     /// Puts what was sent on its way, before the judges' eyes.
     fn carry(&mut self, node: Option<usize>) {
-        for datagram in std::mem::take(&mut self.sent) {
+        let mut sent = std::mem::take(&mut self.sent);
+        for datagram in sent.drain(..) {
             if let Some(node) = node {
                 self.judges[node].node_sends(&datagram);
             } else {
@@ -380,10 +315,244 @@ impl World {
             }
             self.network.send(self.now, &datagram);
         }
+        self.sent = sent;
     }
 
-    fn describe(&self) -> String {
-        let devices: Vec<String> = self.devices.iter().map(|d| d.describe(self.now)).collect();
+    /// What is looked at now and then: silent nodes, and how many sessions there are.
+    fn sample(&mut self) {
+        self.next_sample = self.now + SAMPLE_EVERY;
+        for (node, judge) in self.nodes.iter().zip(&mut self.judges) {
+            let Some(node) = node else { continue };
+            judge.check_silence(
+                self.now,
+                node.paused_until + SAMPLE_EVERY + SAMPLE_EVERY > self.now,
+            );
+            self.sessions_peak = self.sessions_peak.max(node.sessions());
+        }
+    }
+
+    // --- what befalls it ---
+
+    /// Lets something happen now.
+    pub fn befall(&mut self, fault: Fault) {
+        match fault {
+            Fault::Crash { node, down } => {
+                self.crash(node);
+                if down != Nanos::NEVER {
+                    self.plan.add(self.now + down, Fault::Start(node));
+                }
+            }
+            Fault::Start(node) => self.start(node),
+            Fault::Drain { node, down } => self.drain(node, down),
+            Fault::Pause { node, time } => self.pause(node, time),
+            Fault::Cut { from, to } => self.cut(from, to, true),
+            Fault::Mend { from, to } => self.cut(from, to, false),
+            Fault::Stuck { node, stuck } => {
+                self.specs[node].disk.stuck = stuck;
+                self.apply_disk(node);
+            }
+            Fault::Lose { node, lost } => {
+                self.specs[node].disk.lost = lost;
+                self.causes.node(node, lost, self.now);
+                self.apply_disk(node);
+            }
+            Fault::Changed { node, vdisk } => {
+                self.causes.node(node, true, self.now);
+                if let Some(n) = &mut self.nodes[node] {
+                    n.vdisk_changed(vdisk, self.now, &mut self.sent);
+                    self.after_node(node);
+                }
+                self.publish_views();
+            }
+            Fault::Detach(device) => {
+                self.devices[device].detach(self.now, &mut self.sent);
+                self.after_device(device);
+            }
+        }
+    }
+
+    /// Starts a node that does not run, as its spec says.
+    pub fn start(&mut self, node: usize) {
+        if self.nodes[node].is_some() {
+            return;
+        }
+        self.judges[node].node_restarted();
+        let spec = &self.specs[node];
+        let started = SimNode::start(spec, &self.options, &self.farm, self.now, &mut self.random);
+        self.nodes[node] = Some(started);
+        self.drains[node] = None;
+        let bad = spec.disk.lost || self.options.bad_node == Some(node);
+        if self.now > BEGIN {
+            self.causes.node(node, bad, self.now);
+        }
+        self.after_node(node);
+        self.publish_views();
+    }
+
+    /// A node is gone at once.
+    pub fn crash(&mut self, node: usize) {
+        self.nodes[node] = None;
+        self.drains[node] = None;
+        self.schedule.set(node, Nanos::NEVER);
+        self.judges[node].node_restarted();
+        self.causes.node(node, true, self.now);
+        self.publish_views();
+    }
+
+    /// A node is told to stop; `down` after its end it starts again.
+    pub fn drain(&mut self, node: usize, down: Nanos) {
+        if self.drains[node].is_some() {
+            return;
+        }
+        let others = (0..self.nodes.len()).filter(|&n| n != node && self.drains[n].is_none());
+        let successors: Vec<usize> = others.filter(|&n| self.nodes[n].is_some()).collect();
+        let patience = if successors.is_empty() { 2 } else { 15 };
+        let deadline = self.now + Nanos::from_secs(patience);
+        let Some(n) = &mut self.nodes[node] else { return };
+        n.drain(deadline, &successors, self.now, &mut self.sent);
+        self.drains[node] = Some(down);
+        self.causes.node(node, true, self.now);
+        self.after_node(node);
+        self.publish_views();
+    }
+
+    /// A node's process stands still for a while.
+    pub fn pause(&mut self, node: usize, time: Nanos) {
+        let Some(n) = &mut self.nodes[node] else { return };
+        n.paused_until = self.now + time;
+        self.causes.node_until(node, n.paused_until);
+        self.after_node(node);
+    }
+
+    /// Lets nothing through from one host to another, or everything again.
+    pub fn cut(&mut self, from: IpAddr, to: IpAddr, cut: bool) {
+        self.network.set_cut(from, to, cut);
+        self.causes.cut(from, to, cut, self.now);
+    }
+
+    /// Cuts a node off from every device, in these directions.
+    pub fn cut_off(&mut self, node: usize, to_node: bool, to_devices: bool, cut: bool) {
+        for device in 0..self.devices.len() {
+            if to_node {
+                self.cut(device_ip(device), node_ip(node), cut);
+            }
+            if to_devices {
+                self.cut(node_ip(node), device_ip(device), cut);
+            }
+        }
+    }
+
+    /// Changes what links do.
+    pub fn set_link(&mut self, link: LinkFaults) {
+        self.network.set_faults(link);
+    }
+
+    fn apply_disk(&mut self, node: usize) {
+        let disk = self.specs[node].disk;
+        if let Some(n) = &mut self.nodes[node] {
+            n.set_disk(disk);
+        }
+    }
+
+    /// Ends everything that is wrong: links, disks, pauses, the attack; nodes that are down start.
+    pub fn heal(&mut self) {
+        let (link, faults) = self.options.healed();
+        self.network.heal(link);
+        self.causes.heal_cuts(self.now);
+        self.hostile.stop();
+        self.plan.heal();
+        for node in 0..self.nodes.len() {
+            self.specs[node].disk = SimDisk { faults, ..SimDisk::default() };
+            self.apply_disk(node);
+            match &mut self.nodes[node] {
+                Some(n) => {
+                    n.paused_until = n.paused_until.earlier(self.now);
+                    self.after_node(node);
+                }
+                None => self.start(node),
+            }
+        }
+    }
+
+    // --- figures ---
+
+    /// Waits until every device knows its vDisk, and measures from then on.
+    ///
+    /// # Panics
+    /// When one does not within `bound`.
+    pub fn open_all(&mut self, bound: Nanos) {
+        let opened = self.run_while(bound, |w| !w.devices.iter().all(SimDevice::is_open));
+        assert!(opened, "judge of liveness: not every device got in\n{}", self.describe());
+        self.mark();
+    }
+
+    /// Begins to measure anew.
+    pub fn mark(&mut self) {
+        self.marked = self.now;
+        self.moves.clear();
+        self.sessions_peak = 0;
+        self.devices.iter_mut().for_each(SimDevice::mark);
+    }
+
+    /// No device plans further reads; what they have outstanding must be done within `bound`.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn finish(&mut self, bound: Nanos) {
+        self.devices.iter_mut().for_each(SimDevice::stop_reading);
+        self.finish_all(bound);
+    }
+
+    /// Every read that devices plan must be done within `bound`.
+    ///
+    /// # Panics
+    /// When it is not.
+    pub fn finish_all(&mut self, bound: Nanos) {
+        let done = self.run_while(bound, |w| !w.devices.iter().all(SimDevice::finished));
+        assert!(
+            done,
+            "judge of liveness: reads are not complete after {} ms\n{}",
+            bound.as_millis(),
+            self.describe()
+        );
+    }
+
+    /// What was measured since the last mark.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        let wait = |d: &SimDevice| d.stalls.longest.max(d.waiting(self.now));
+        let mut stalls: Vec<Nanos> = self.devices.iter().map(wait).collect();
+        stalls.sort_unstable();
+        let moved: std::collections::BTreeSet<usize> =
+            self.moves.iter().map(|m| m.device).collect();
+        let last = self.moves.last().map_or(self.marked, |m| m.moved.at);
+        let firsts = self.devices.iter().map(|d| d.first_completion.unwrap_or(Nanos::NEVER));
+        let reading = firsts.fold(Nanos::ZERO, Nanos::max);
+        let reads: u64 = self.devices.iter().map(|d| d.stalls.reads).sum();
+        let hedged = self.devices.iter().map(hedged_reads).sum();
+        Figures {
+            devices: self.devices.len(),
+            reads,
+            stall_ms_max: ms(percentile(&stalls, 100)),
+            stall_ms_p99: ms(percentile(&stalls, 99)),
+            stall_ms_p50: ms(percentile(&stalls, 50)),
+            moves: self.moves.len() as u64,
+            devices_moved: moved.len(),
+            unneeded_moves: self.moves.iter().filter(|m| !m.needed).count() as u64,
+            all_moved_ms: ms(last.since(self.marked)),
+            all_reading_ms: ms(reading.since(self.marked)),
+            hedged_reads: hedged,
+            hedged_ppm: (hedged * 1_000_000).checked_div(reads).unwrap_or(0),
+            reads_failed: self.devices.iter().map(|d| d.failed).sum(),
+            sessions_peak: self.sessions_peak,
+        }
+    }
+
+    /// The world in words, for a failure report.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        let devices = self.devices.iter().filter(|d| !d.finished()).take(8);
+        let devices: Vec<String> = devices.map(|d| d.describe(self.now)).collect();
         format!(
             "{:#?}\nat {} ms, nodes up: {:?}\n{}",
             self.options,
@@ -392,4 +561,34 @@ impl World {
             devices.join("\n")
         )
     }
+}
+
+fn specs(
+    options: &Options,
+    contents: &[SimImage],
+    odd: Option<&SimImage>,
+    farm_key: [u8; 32],
+    planted: Option<Planted>,
+) -> Vec<NodeSpec> {
+    let spec = |number: usize| {
+        let mut contents = contents.to_vec();
+        if let (Some(odd), true) = (odd, options.odd_node == Some(number)) {
+            contents[0] = odd.clone();
+        }
+        NodeSpec {
+            number,
+            identity: number,
+            contents,
+            farm_key,
+            clock_s: options.clocks_s.get(number).copied().unwrap_or(0),
+            disk: SimDisk { faults: options.disk_of(number), ..SimDisk::default() },
+            mutation: Planted::in_node(planted),
+        }
+    };
+    (0..options.nodes).map(spec).collect()
+}
+
+/// Reads of a device since the last mark that its standby was asked as well.
+fn hedged_reads(_device: &SimDevice) -> u64 {
+    0
 }

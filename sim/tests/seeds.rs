@@ -1,6 +1,6 @@
 //! Seeds that failed once, with what was wrong, and a few that never did. `cargo run -p diskstream-sim` runs more.
 
-use diskstream_sim::world;
+use diskstream_sim::swarm;
 
 /// Bugs of the product that the simulator found; each seed's world showed it at the time.
 const FOUND: &[(u64, &str)] = &[
@@ -26,7 +26,7 @@ const PLAIN: std::ops::RangeInclusive<u64> = 1..=8;
 fn worlds_that_showed_a_bug() {
     for &(seed, bug) in FOUND {
         println!("seed {seed}: {bug}");
-        assert!(world::run(seed, None).reads > 0);
+        assert!(swarm::run(seed, None).reads > 0);
     }
 }
 
@@ -34,14 +34,14 @@ fn worlds_that_showed_a_bug() {
 fn worlds_from_the_start() {
     for seed in PLAIN {
         println!("seed {seed}");
-        assert!(world::run(seed, None).reads > 0);
+        assert!(swarm::run(seed, None).reads > 0);
     }
 }
 
 #[test]
 fn a_seed_is_one_world() {
     for seed in [3, 26] {
-        assert_eq!(world::run(seed, None), world::run(seed, None), "seed {seed}");
+        assert_eq!(swarm::run(seed, None), swarm::run(seed, None), "seed {seed}");
     }
-    assert_ne!(world::run(3, None).digest, world::run(4, None).digest);
+    assert_ne!(swarm::run(3, None).digest, swarm::run(4, None).digest);
 }

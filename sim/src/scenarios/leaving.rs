@@ -1,0 +1,89 @@
+//! Nodes that say that they go.
+
+use diskstream_wire::Nanos;
+
+use super::{Bounds, Cast, DONE, Scenario};
+use crate::figures::Figures;
+use crate::options::{Options, Workload};
+
+/// See the table's texts.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "stop_graceful",
+        story: "a node is told to stop while its devices read",
+        must: "no read waits longer than 100 ms; all have moved before it ends",
+        play: stop_graceful,
+    },
+    Scenario {
+        name: "notice_port_blocked",
+        story: "the same, and a firewall drops what goes to the notice port",
+        must: "the same",
+        play: notice_port_blocked,
+    },
+    Scenario {
+        name: "stop_idle_blocked",
+        story: "a node is told to stop while its devices are idle and the notice port is blocked",
+        must: "all have moved before it ends, within 5 s",
+        play: stop_idle_blocked,
+    },
+    Scenario {
+        name: "rolling_restart",
+        story: "three nodes are stopped, patched for 5 s and started in turn, while devices read",
+        must: "no read waits longer than 100 ms",
+        play: rolling_restart,
+    },
+];
+
+/// The "must" for a graceful stop.
+const GRACEFUL: Bounds = Bounds { stall_ms: 100.0, moves_each: 1, hedged_ppm: 20_000 };
+
+fn stop_graceful(cast: Cast) -> Figures {
+    stop(cast, false)
+}
+
+fn notice_port_blocked(cast: Cast) -> Figures {
+    stop(cast, true)
+}
+
+fn stop(cast: Cast, notice_port_blocked: bool) -> Figures {
+    let mut world = cast.warm(Options { notice_port_blocked, ..Options::default() });
+    world.drain(0, Nanos::NEVER);
+    let ended = world.run_while(Nanos::from_secs(10), |w| w.runs(0));
+    assert!(ended, "judge of stories: the node does not end\n{}", world.describe());
+    let moved = world.moves.len();
+    world.run_for(Nanos::from_secs(3));
+    assert_eq!(world.moves.len(), moved, "judge of moves: somebody was left behind");
+    world.finish(DONE);
+    GRACEFUL.judge(&world)
+}
+
+fn stop_idle_blocked(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options {
+        notice_port_blocked: true,
+        // One read in about an hour: idle, but not without an opinion on what the image holds.
+        workload: Workload::Open { every: Nanos::from_secs(3_600), units_max: 1 },
+        ..Options::default()
+    });
+    world.drain(0, Nanos::NEVER);
+    let ended = world.run_while(Nanos::from_secs(5), |w| w.runs(0));
+    assert!(ended, "judge of stories: the node does not end\n{}", world.describe());
+    let left = world.moves.len();
+    world.run_for(Nanos::from_secs(60));
+    assert_eq!(world.moves.len(), left, "judge of moves: somebody was left behind");
+    let figures = world.figures();
+    assert!(figures.moves > 0 && figures.unneeded_moves == 0, "judge of moves: {figures:?}");
+    figures
+}
+
+fn rolling_restart(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options { nodes: 3, ..Options::default() });
+    for node in 0..3 {
+        world.drain(node, Nanos::from_secs(5));
+        let ended = world.run_while(Nanos::from_secs(16), |w| w.runs(node));
+        assert!(ended, "judge of stories: node {node} does not end\n{}", world.describe());
+        // The operator waits until it is back, and a while.
+        world.run_for(Nanos::from_secs(15));
+    }
+    world.finish(DONE);
+    Bounds { moves_each: 3, ..GRACEFUL }.judge(&world)
+}

@@ -1,0 +1,206 @@
+//! Nodes that are gone, or out of reach, without a word.
+
+use diskstream_wire::Nanos;
+
+use super::{Bounds, Cast, DONE, Scenario, lossy};
+use crate::figures::Figures;
+use crate::hosts::{device_ip, node_ip};
+use crate::options::{Options, Workload};
+
+/// See the table's texts.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "kill",
+        story: "one of two nodes is gone at once; nothing answers in its name",
+        must: "no read waits longer than 1 s, each device moves once at most",
+        play: kill,
+    },
+    Scenario {
+        name: "kill_lossy",
+        story: "the same at 5 % loss and 20 ms jitter each way",
+        must: "no read waits longer than 2 s",
+        play: kill_lossy,
+    },
+    Scenario {
+        name: "kill_mid_boot",
+        story: "a node is gone while devices log in",
+        must: "every device is in and reads within 5 s",
+        play: kill_mid_boot,
+    },
+    Scenario {
+        name: "node_paused_10s",
+        story: "a node's process stands still for 10 s, then goes on with what waited in its socket",
+        must: "no read waits longer than 1 s, no stale byte, no session confused, the node is used again",
+        play: node_paused_10s,
+    },
+    Scenario {
+        name: "one_way_cut_to_node",
+        story: "nothing gets from the devices to a node; its datagrams still arrive",
+        must: "devices move, no read waits longer than 1 s",
+        play: one_way_cut_to_node,
+    },
+    Scenario {
+        name: "one_way_cut_to_devices",
+        story: "nothing gets from a node to the devices; theirs still arrive",
+        must: "devices move, no read waits longer than 1 s",
+        play: one_way_cut_to_devices,
+    },
+    Scenario {
+        name: "partition",
+        story: "the nodes do not see each other, the devices see both",
+        must: "no device notices",
+        play: partition,
+    },
+    Scenario {
+        name: "partition_splits_devices",
+        story: "the network falls into two halves, each with one node and half of the devices",
+        must: "no read waits longer than 1 s; nobody moves back when it heals",
+        play: partition_splits_devices,
+    },
+    Scenario {
+        name: "all_nodes_gone",
+        story: "both nodes are gone for 30 s, then both return; 250 devices wait",
+        must: "no read fails, every device reads within 3 s of the return",
+        play: all_nodes_gone,
+    },
+    Scenario {
+        name: "returns",
+        story: "a node is gone, and returns after 20 s; nobody is told",
+        must: "no device moves back by itself, a device that logs in may get it at once, no storm",
+        play: returns,
+    },
+];
+
+/// The "must" for kill, cut and pause.
+const SILENT: Bounds = Bounds { stall_ms: 1_000.0, moves_each: 1, hedged_ppm: 1_000_000 };
+
+fn kill(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options::default());
+    world.crash(0);
+    world.run_for(Nanos::from_secs(5));
+    world.finish(DONE);
+    SILENT.judge(&world)
+}
+
+fn kill_lossy(cast: Cast) -> Figures {
+    let mut world = cast.warm(lossy());
+    world.crash(0);
+    world.run_for(Nanos::from_secs(5));
+    world.finish(DONE);
+    Bounds { stall_ms: 2_000.0, ..SILENT }.judge(&world)
+}
+
+fn kill_mid_boot(cast: Cast) -> Figures {
+    let mut world = cast.cold(Options { devices: 60, ..Options::default() });
+    // A moment drawn from the login's own duration: some devices are in, some half, some not.
+    let moment = Nanos::from_micros(200 + cast.seed.wrapping_mul(1_777) % 40_000);
+    world.run_for(moment);
+    world.crash(0);
+    world.mark();
+    world.run_for(Nanos::from_secs(8));
+    world.finish(DONE);
+    let figures = Bounds { stall_ms: 5_000.0, ..SILENT }.judge(&world);
+    assert!(figures.all_reading_ms < 5_000.0, "judge of stories: {figures:?}");
+    figures
+}
+
+fn node_paused_10s(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options::default());
+    world.pause(0, Nanos::from_secs(10));
+    world.run_for(Nanos::from_secs(20));
+    // The one that was paused serves again when the other goes.
+    world.crash(1);
+    world.run_for(Nanos::from_secs(5));
+    world.finish(DONE);
+    Bounds { moves_each: 2, ..SILENT }.judge(&world)
+}
+
+fn one_way_cut_to_node(cast: Cast) -> Figures {
+    cut_off(cast, true, false)
+}
+
+fn one_way_cut_to_devices(cast: Cast) -> Figures {
+    cut_off(cast, false, true)
+}
+
+fn cut_off(cast: Cast, to_node: bool, to_devices: bool) -> Figures {
+    let mut world = cast.warm(Options::default());
+    world.cut_off(0, to_node, to_devices, true);
+    world.run_for(Nanos::from_secs(8));
+    let figures = SILENT.judge(&world);
+    assert!(figures.devices_moved > 0, "judge of stories: nobody moved: {figures:?}");
+    world.cut_off(0, to_node, to_devices, false);
+    world.run_for(Nanos::from_secs(12));
+    world.finish(DONE);
+    SILENT.judge(&world)
+}
+
+fn partition(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options::default());
+    let (a, b) = (node_ip(0), node_ip(1));
+    world.cut(a, b, true);
+    world.cut(b, a, true);
+    world.run_for(Nanos::from_secs(15));
+    world.cut(a, b, false);
+    world.cut(b, a, false);
+    world.run_for(Nanos::from_secs(10));
+    world.finish(DONE);
+    super::UNDISTURBED.judge(&world)
+}
+
+fn partition_splits_devices(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options::default());
+    let split = |world: &mut crate::world::World, cut: bool| {
+        for (a, b) in [(0, 1), (1, 0)] {
+            world.cut(node_ip(a), node_ip(b), cut);
+            // Halves that cross the placement: in each, some devices lose their node.
+            let half = world.devices.len() / 2;
+            let devices = if a == 0 { 0..half } else { half..world.devices.len() };
+            for device in devices {
+                world.cut(device_ip(device), node_ip(b), cut);
+                world.cut(node_ip(b), device_ip(device), cut);
+            }
+        }
+    };
+    split(&mut world, true);
+    world.run_for(Nanos::from_secs(10));
+    split(&mut world, false);
+    let moved = world.moves.len();
+    world.run_for(Nanos::from_secs(20));
+    assert_eq!(world.moves.len(), moved, "judge of moves: somebody moved back");
+    world.finish(DONE);
+    SILENT.judge(&world)
+}
+
+fn all_nodes_gone(cast: Cast) -> Figures {
+    let every = Nanos::from_millis(500);
+    let mut world = cast.warm(Options {
+        devices: 250,
+        workload: Workload::Open { every, units_max: 2 },
+        ..Options::default()
+    });
+    world.crash(0);
+    world.crash(1);
+    world.run_for(Nanos::from_secs(30));
+    world.mark();
+    world.start(0);
+    world.start(1);
+    world.run_for(Nanos::from_secs(5));
+    world.finish(DONE);
+    let figures = Bounds { stall_ms: 34_000.0, moves_each: 2, hedged_ppm: 1_000_000 }.judge(&world);
+    assert!(figures.all_reading_ms <= 3_000.0, "judge of stories: too late: {figures:?}");
+    figures
+}
+
+fn returns(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options { devices: 60, ..Options::default() });
+    world.crash(0);
+    world.run_for(Nanos::from_secs(20));
+    SILENT.judge(&world);
+    let moved = world.moves.len();
+    world.start(0);
+    world.run_for(Nanos::from_secs(40));
+    assert_eq!(world.moves.len(), moved, "judge of moves: somebody moved back");
+    world.finish(DONE);
+    SILENT.judge(&world)
+}

@@ -1,0 +1,70 @@
+//! Networks and disks that are bad, and nodes that are well: nobody moves.
+
+use diskstream_wire::Nanos;
+
+use super::{Bounds, Cast, DONE, Scenario, UNDISTURBED, lossy};
+use crate::faults::Fault;
+use crate::figures::Figures;
+use crate::options::Options;
+
+/// See the table's texts.
+pub const ALL: &[Scenario] = &[
+    Scenario {
+        name: "quiet_60s",
+        story: "nothing happens for a minute",
+        must: "no move, no hedge to speak of, no read waits longer than 100 ms",
+        play: quiet_60s,
+    },
+    Scenario {
+        name: "lossy_60s",
+        story: "a minute of 5 % loss and 20 ms jitter each way",
+        must: "no move, at most 2 % of reads hedged, no read waits longer than 4 s",
+        play: lossy_60s,
+    },
+    Scenario {
+        name: "slow_store",
+        story: "every node's store of one vDisk answers after 2 s, for 30 s; another vDisk's does not",
+        must: "no move; devices of the other vDisk are not slowed",
+        play: slow_store,
+    },
+];
+
+fn quiet_60s(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options::default());
+    world.run_for(Nanos::from_secs(60));
+    world.finish(DONE);
+    UNDISTURBED.judge(&world)
+}
+
+fn lossy_60s(cast: Cast) -> Figures {
+    let mut world = cast.warm(lossy());
+    world.run_for(Nanos::from_secs(60));
+    world.finish(DONE);
+    Bounds { stall_ms: 4_000.0, ..UNDISTURBED }.judge(&world)
+}
+
+fn slow_store(cast: Cast) -> Figures {
+    // A small cache, so that most reads need the disk.
+    let mut world =
+        cast.warm(Options { vdisks: 2, image_bytes: 4 << 20, frames: 44, ..Options::default() });
+    for node in 0..2 {
+        world.befall(Fault::Stuck { node, stuck: Some((0, Nanos::from_secs(2))) });
+    }
+    world.run_for(Nanos::from_secs(30));
+    for node in 0..2 {
+        world.befall(Fault::Stuck { node, stuck: None });
+    }
+    let other = world.devices.iter().skip(1).step_by(2).map(|d| d.stalls.longest);
+    let other = other.fold(Nanos::ZERO, Nanos::max);
+    assert!(
+        other < Nanos::from_millis(100),
+        "judge of stories: a device of the other vDisk waited for {} ms",
+        other.as_millis()
+    );
+    world.run_for(Nanos::from_secs(5));
+    world.finish(Nanos::from_secs(20));
+    let slowest = world.figures().stall_ms_max;
+    assert!(slowest > 1_900.0, "judge of stories: no read needed the slow store: {slowest} ms");
+    // Two seconds for a block and fewer frames than the image has blocks: reads wait for each other.
+    Bounds { stall_ms: 20_000.0, ..UNDISTURBED }.judge(&world)
+}
