@@ -19,12 +19,14 @@
 mod config;
 mod event;
 mod extents;
+mod hedge;
 pub mod limits;
 mod moving;
 #[cfg(feature = "mutations")]
 pub mod mutations;
 mod nodes;
 mod path;
+mod promote;
 mod random;
 mod reads;
 mod receive;
@@ -34,6 +36,8 @@ mod rtt;
 mod seek;
 mod send;
 mod size_probe;
+mod stalls;
+mod standby;
 mod status;
 mod steps;
 mod timers;
@@ -41,9 +45,11 @@ mod window;
 
 pub use config::{ConfigError, MTU_MIN, SessionConfig};
 pub use event::{
-    Channel, DiskInfo, Event, Extent, MoveCause, ReadError, ReadRefused, RefusedReason, Train,
+    Channel, DiskInfo, Event, Extent, MoveCause, ReadError, ReadRefused, RefusedReason, StandbyEnd,
+    Train,
 };
-pub use status::{Counters, SessionStatus, State};
+pub use stalls::STALL_BUCKETS_MS;
+pub use status::{Counters, MoveStatus, SessionStatus, StandbyStatus, State};
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -52,6 +58,7 @@ use diskstream_wire::limits::UNIT_BYTES;
 use diskstream_wire::{CloseReason, Nanos};
 
 use extents::Question;
+use hedge::Budget;
 use limits::{CONTROLS_MAX, READ_CALL_BYTES_MAX};
 use nodes::Nodes;
 use path::Path;
@@ -60,6 +67,7 @@ use reads::Reads;
 use request::Phase;
 use requests::Requests;
 use seek::{Admission, Seek};
+use stalls::{LastMove, Stalls};
 
 /// Paths at once. Sum: the serving one, a standby, and two to which goodbye is being said.
 const PATHS_MAX: usize = 4;
@@ -80,6 +88,18 @@ pub struct Session {
     paths: [Option<Path>; PATHS_MAX],
     /// The path that reads are asked at.
     serving: Option<usize>,
+    /// The path that is kept warm.
+    standby: Option<usize>,
+    /// A login at a standby under way.
+    standby_seek: Option<Seek>,
+    /// What that login met.
+    standby_events: VecDeque<Event>,
+    /// The last refusal of a standby that was told of.
+    standby_refused: Option<(SocketAddr, StandbyEnd)>,
+    /// When to move for the balance's sake, and whereto.
+    rebalance: Option<(Nanos, Vec<SocketAddr>)>,
+    /// How many reads may be asked twice.
+    budget: Budget,
     /// The node of the last path, when that ended before another was open.
     left: Option<SocketAddr>,
     /// A path and its request that goes out again as a probe.
@@ -96,6 +116,8 @@ pub struct Session {
     write_cache_bytes: u64,
     /// The longest read since the last keep-alive.
     read_longest: Nanos,
+    stalls: Stalls,
+    last_move: Option<LastMove>,
     detaching: bool,
     closed: bool,
 }
@@ -147,6 +169,12 @@ impl Session {
             seek: Some(Seek::new(None, Vec::new(), None, now)),
             paths: [const { None }; PATHS_MAX],
             serving: None,
+            standby: None,
+            standby_seek: None,
+            standby_events: VecDeque::new(),
+            standby_refused: None,
+            rebalance: None,
+            budget: Budget::new(),
             left: None,
             probing: None,
             held: Some(Held { since: now, cause: None, reported: false }),
@@ -159,6 +187,8 @@ impl Session {
             write_cache_used_bytes: 0,
             write_cache_bytes: config.write_cache_bytes,
             read_longest: Nanos::ZERO,
+            stalls: Stalls::default(),
+            last_move: None,
             detaching: false,
             closed: false,
             config,
@@ -190,7 +220,9 @@ impl Session {
         }
         self.reads
             .add(token, offset, buffer, now)
-            .map_err(|buffer| ReadRefused { buffer, reason: RefusedReason::Full })
+            .map_err(|buffer| ReadRefused { buffer, reason: RefusedReason::Full })?;
+        self.budget.earn();
+        Ok(())
     }
 
     /// Tells the figures of the write cache, which travel with keep-alives.
@@ -207,10 +239,13 @@ impl Session {
         self.detaching = true;
         self.fail_all(ReadError::Closed);
         self.abandon_seek(now);
+        self.abandon_standby_seek(now);
         for path in self.paths.iter_mut().flatten() {
             path.close(CloseReason::Detached, now);
         }
         self.serving = None;
+        self.standby = None;
+        self.rebalance = None;
         self.held = None;
         self.end_if_alone();
     }
@@ -307,6 +342,7 @@ impl Session {
     /// All fragments of a request are here.
     fn finish_request(&mut self, slot: u16, now: Nanos) {
         self.withdraw(slot);
+        self.withdraw_hedge(slot);
         let index = self.requests.get(slot).read;
         self.requests.remove(slot);
         let read = self.reads.get_mut(index);
@@ -315,7 +351,9 @@ impl Session {
             let done = self.reads.remove(index);
             self.counters.reads += 1;
             self.counters.read_bytes += done.buffer.len() as u64;
-            self.read_longest = self.read_longest.max(now.since(done.started));
+            let time = now.since(done.started);
+            self.read_longest = self.read_longest.max(time);
+            self.stalls.record(time);
             let (token, buffer) = (done.token, done.buffer);
             self.events.push_back(Event::ReadDone { token, buffer, result: Ok(()) });
         }
@@ -327,6 +365,7 @@ impl Session {
             let request = self.requests.get(slot);
             if request.phase != Phase::Free && request.read == index {
                 self.withdraw(slot);
+                self.withdraw_hedge(slot);
                 self.requests.remove(slot);
             }
         }
@@ -356,6 +395,10 @@ impl Session {
         for (index, path) in self.paths.iter().enumerate() {
             let (mut in_flight, mut parked, mut requests) = (0, 0, 0);
             for (_, request) in self.requests.live() {
+                if request.is_hedged() && usize::from(request.hedge.path) == index {
+                    in_flight += request.hedge_in_flight();
+                    requests += 1;
+                }
                 if usize::from(request.path) == index {
                     match request.phase {
                         Phase::Asked => in_flight += request.in_flight(),
@@ -372,7 +415,13 @@ impl Session {
         }
         let serving = self.serving.and_then(|serving| self.paths[serving].as_ref());
         assert_eq!(serving.is_some(), self.serving.is_some());
-        assert!(serving.is_none_or(|path| !path.is_closing()));
+        assert!(serving.is_none_or(|path| !path.is_closing() && !path.is_leaving()));
+        let standby = self.standby.map(|standby| self.paths[standby].as_ref());
+        let warm =
+            |path: Option<&Path>| path.is_some_and(|path| !path.is_closing() && !path.is_leaving());
+        assert!(standby.is_none_or(warm), "a standby is open");
+        assert!(self.standby.is_none() || self.standby != self.serving);
+        assert!(self.standby.is_none() || self.standby_seek.is_none(), "one standby at most");
         let looks = self.seek.is_some() || self.is_ending();
         assert!(serving.is_some() || looks, "a device without a node looks for one");
         assert!(self.events.len() <= EVENTS_MAX, "a driver takes events");

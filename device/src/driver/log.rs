@@ -16,7 +16,16 @@ pub(super) fn event(mac: Mac, event: &Event) {
             content_id = %disk.content_id, version = disk.version, pinned = disk.pinned,
             "vDisk opened"
         ),
-        Event::Moved { from, to, cause } => tracing::info!(%mac, %from, %to, %cause, "moved"),
+        Event::Moved { from, to, cause, stall, outstanding } => tracing::info!(
+            %mac, %from, %to, %cause, held_ms = stall.as_millis(), outstanding, "moved"
+        ),
+        Event::StandbyOpened { node } => tracing::info!(%mac, %node, "standby open"),
+        Event::StandbyLost { node, why } => {
+            tracing::info!(%mac, %node, %why, "the standby is given up; looking for another");
+        }
+        Event::StandbyRefused { node, why } => tracing::warn!(
+            %mac, %node, %why, "no standby at this node for now; asking again"
+        ),
         Event::Holding { cause, .. } => {
             tracing::warn!(%mac, %cause, "no node answers; reads are held until one does");
         }

@@ -105,6 +105,39 @@ impl std::fmt::Display for MoveCause {
     }
 }
 
+/// Why there is no standby at a node, or no longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StandbyEnd {
+    /// Probes were not answered.
+    Silent,
+    /// The node does not know the session, or ended it.
+    Gone,
+    /// The node is going to stop.
+    Draining,
+    /// The node serves another content.
+    WrongContent,
+    /// The node's store cannot give what it was asked for.
+    StoreErrors,
+    /// The node said to come later.
+    Busy,
+    /// The node refused the login.
+    Rejected(RejectReason),
+}
+
+impl std::fmt::Display for StandbyEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StandbyEnd::Silent => f.write_str("silent"),
+            StandbyEnd::Gone => f.write_str("session_gone"),
+            StandbyEnd::Draining => f.write_str("draining"),
+            StandbyEnd::WrongContent => f.write_str("wrong_content"),
+            StandbyEnd::StoreErrors => f.write_str("store_errors"),
+            StandbyEnd::Busy => f.write_str("busy"),
+            StandbyEnd::Rejected(reason) => write!(f, "rejected: {reason}"),
+        }
+    }
+}
+
 /// Why a read gave no bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum ReadError {
@@ -192,6 +225,29 @@ pub enum Event {
         to: SocketAddr,
         /// Why.
         cause: MoveCause,
+        /// For how long the oldest outstanding read had waited.
+        stall: Nanos,
+        /// Reads outstanding.
+        outstanding: usize,
+    },
+    /// A session is open at a second node and kept warm.
+    StandbyOpened {
+        /// Which node.
+        node: SocketAddr,
+    },
+    /// The standby is given up; another is sought.
+    StandbyLost {
+        /// Which node.
+        node: SocketAddr,
+        /// Why.
+        why: StandbyEnd,
+    },
+    /// A node did not take the device as its standby. It keeps asking, patiently; told once for a node and reason in a row.
+    StandbyRefused {
+        /// Which node.
+        node: SocketAddr,
+        /// Why.
+        why: StandbyEnd,
     },
     /// No node answers; reads are held.
     Holding {

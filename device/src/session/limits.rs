@@ -50,6 +50,41 @@ pub const PROBES_SILENT_MAX: u32 = 8;
 /// Probes of a node that counts as gone slow down to this interval while another is sought.
 pub const PROBE_INTERVAL_MAX: Nanos = Nanos::from_millis(500);
 
+/// Unanswered probes after which every read is asked at the standby as well. Derived: three probes and the repeats that go with
+/// them are all silent with a probability of about 10^-6 at 5 % loss each way; and 60 ms + a time-out + a round trip
+/// stays below the 250 ms that a stall may last.
+pub const LOST_AFTER_PROBES: u32 = 3;
+/// Least time after which an unanswered read is asked at the standby as well (design, section 6).
+pub const HEDGE_AFTER_MIN: Nanos = Nanos::from_millis(20);
+/// Least time that a repeat is given before the standby is asked. Guess: a node or a device that is busy does not run for some
+/// milliseconds; and a repeat goes out after 12 ms, so that this ends before [`HEDGE_AFTER_MIN`].
+pub const HEDGE_REPEAT_MIN: Nanos = Nanos::from_millis(7);
+/// Reads that earn one hedge while the serving node shows life: 1 %. The bound that must hold is 2 %.
+pub const READS_PER_HEDGE: u32 = 100;
+/// Hedges that may be saved up. Derived: between the first time-out after a node's death and the moment when it counts as lost,
+/// 60 ms later, a machine with some processes has a handful of reads outstanding; and on the 1,200 reads of a minute at
+/// 20 a second, 4 are 0.3 %, so that the sum stays below 2 %.
+pub const HEDGES_SAVED_MAX: u32 = 4;
+/// Keep-alives of a standby. Derived: stateful firewalls forget a UDP flow after 30 s without an answer
+/// (`nf_conntrack_udp_timeout`), so a third of it; 4,000 devices make 400 datagrams a second in the farm.
+pub const STANDBY_CHECK: Nanos = Nanos::from_secs(10);
+/// Over this time devices spread their search for a standby (issue 3): they open, and lose it, together.
+pub const STANDBY_SPREAD: Nanos = Nanos::from_millis(500);
+/// Time after which the next candidate for a standby is asked as well. Longer than a login's: nobody waits for it, and
+/// the order of the list is the farm's choice.
+pub const STANDBY_STAGGER: Nanos = Nanos::from_millis(300);
+/// First wait after a round of asking every candidate for a standby in vain.
+pub const STANDBY_ROUND_FIRST: Nanos = Nanos::from_secs(1);
+/// Longest such wait. Guess: an operator who starts a node sees it used within half a minute.
+pub const STANDBY_ROUND_MAX: Nanos = Nanos::from_secs(30);
+/// How long a node that was left in good order may take for what it was asked before. Guess: the longest repeat interval.
+pub const LEAVE_PATIENCE: Nanos = RTO_MAX;
+/// Over this time devices spread a move that only balances load (issue 3).
+pub const REBALANCE_SPREAD: Nanos = Nanos::from_secs(2);
+/// Time-outs of a request that are not doubled yet, on a path that shows life: there a lost request is chance, and it is
+/// only the third loss in a row that speaks of a full queue.
+pub const TIMEOUTS_PLAIN: u32 = 2;
+
 /// First wait for the answer to a login step.
 pub const STEP_RETRY_FIRST: Nanos = Nanos::from_millis(100);
 /// Longest wait between repeats of a login step.

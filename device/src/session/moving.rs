@@ -1,21 +1,21 @@
 //! From node to node: when to look for another, what happens to outstanding reads, and how the old one is left.
 //!
-//! | sign | what is done |
-//! |---|---|
-//! | notice, draining mark, store errors | reads go on at the old node until a session at another is open |
-//! | probes unanswered | reads are held; the old node is probed on, and taken back if it answers first |
-//! | unknown session, ended by node | reads are held; the same node is asked first |
+//! | sign | with a standby that can take over | without |
+//! |---|---|---|
+//! | notice, draining mark, store errors | it is promoted (see `promote`) | reads go on at the old node until a session at another is open |
+//! | probes unanswered | it is promoted once it has answered since | reads are held; the old node is probed on, and taken back if it answers first |
+//! | unknown session, ended by node | it is promoted | reads are held; the same node is asked first |
 
 use std::net::SocketAddr;
 
 use diskstream_wire::{CloseReason, FragmentSize, Nanos};
 
-use super::event::{DiskInfo, Event, MoveCause};
-use super::limits::{FULL_SIZE_LOST_MAX, STEP_RETRY_FIRST};
+use super::event::{DiskInfo, Event, MoveCause, StandbyEnd};
+use super::limits::{FULL_SIZE_LOST_MAX, PROBE_INTERVAL, REBALANCE_SPREAD, STEP_RETRY_FIRST};
 use super::path::{Opening, Path};
 use super::request::Phase;
 use super::seek::{Context, Seek};
-use super::{Held, Session};
+use super::{Held, PATHS_MAX, Session};
 
 impl Session {
     /// Calls the search, if one is under way, with what it needs of the device.
@@ -32,6 +32,7 @@ impl Session {
             random: &mut self.random,
             counters: &mut self.counters,
             events: &mut self.events,
+            taken: [None; PATHS_MAX],
         };
         Some(call(seek, &mut context))
     }
@@ -67,12 +68,47 @@ impl Session {
         now: Nanos,
     ) {
         let Some(path) = &mut self.paths[index] else { return };
+        if self.standby == Some(index) {
+            return self.lose_standby(StandbyEnd::Draining, now);
+        }
         if path.draining || self.serving != Some(index) {
             return;
         }
         path.draining = true;
+        self.rebalance = None;
         let node = path.at.node;
-        self.begin_move(cause, successors, Some(node), now);
+        self.go_elsewhere(cause, successors, node, now);
+    }
+
+    /// Leaves a node that still serves: to the standby if it is one of `successors` (or none are named), else to the first of
+    /// those that lets the device in.
+    pub(super) fn go_elsewhere(
+        &mut self,
+        cause: MoveCause,
+        successors: Vec<SocketAddr>,
+        from: SocketAddr,
+        now: Nanos,
+    ) {
+        if !self.promote(cause, &successors, now) {
+            self.begin_move(cause, successors, Some(from), now);
+        }
+    }
+
+    /// The node asks the device to go for the balance's sake: not all at once.
+    pub(super) fn on_rebalance(&mut self, index: usize, successors: Vec<SocketAddr>, now: Nanos) {
+        if self.serving == Some(index) && self.rebalance.is_none() && self.seek.is_none() {
+            let at = now + self.random.below(REBALANCE_SPREAD);
+            self.rebalance = Some((at, successors));
+        }
+    }
+
+    /// Moves for the balance's sake when its time has come.
+    pub(super) fn check_rebalance(&mut self, now: Nanos) {
+        let Some((_, successors)) = self.rebalance.take_if(|(at, _)| *at <= now) else { return };
+        let serving = self.serving.and_then(|serving| self.paths[serving].as_ref());
+        if let Some(node) = serving.map(|path| path.at.node) {
+            self.go_elsewhere(MoveCause::Notice, successors, node, now);
+        }
     }
 
     /// The node ended the session, or never knew it: hold the reads, and log in again.
@@ -80,8 +116,18 @@ impl Session {
         let Some(path) = &self.paths[index] else { return };
         let node = path.at.node;
         let was_closing = path.is_closing();
+        if self.standby == Some(index) {
+            return self.lose_standby(StandbyEnd::Gone, now);
+        }
+        if self.serving == Some(index) && !self.is_ending() {
+            self.left = Some(node);
+        }
+        let served = self.serving == Some(index);
         self.drop_path(index);
         self.end_if_alone();
+        if served && self.promote(cause, &[], now) {
+            return;
+        }
         if was_closing || self.serving.is_some() || self.is_ending() {
             return;
         }
@@ -92,7 +138,13 @@ impl Session {
 
     /// Probes stayed unanswered: hold the reads, and look for any node that answers.
     pub(super) fn on_dead(&mut self, index: usize, now: Nanos) {
+        if self.standby == Some(index) {
+            return self.standby_died(now);
+        }
         if self.serving == Some(index) {
+            if self.helper_lives() && self.promote(MoveCause::NodeSilent, &[], now) {
+                return;
+            }
             self.hold(MoveCause::NodeSilent, now);
             self.begin_move(MoveCause::NodeSilent, Vec::new(), None, now);
         }
@@ -101,13 +153,12 @@ impl Session {
     /// A suspect node answered.
     pub(super) fn speaks_again(&mut self, index: usize, now: Nanos) {
         let Some(path) = &mut self.paths[index] else { return };
-        let was_dead = path.heard(now);
-        self.requests.look_soon(now);
+        let (node, was_dead) = (path.at.node, path.heard(now));
+        self.wake_requests(index, now);
         if !was_dead || self.serving != Some(index) {
             return;
         }
         self.counters.moves_averted += 1;
-        let node = path.at.node;
         let only_silence =
             self.seek.as_ref().is_some_and(|s| s.cause == Some(MoveCause::NodeSilent));
         if only_silence {
@@ -121,7 +172,7 @@ impl Session {
         if let Some(opening) = self.seek.take().and_then(|seek| seek.abandoned()) {
             let mut path = Path::new(opening, 0, now, &mut self.random);
             path.close(CloseReason::Detached, now);
-            let index = self.free_path(now);
+            let index = self.free_path();
             self.paths[index] = Some(path);
         }
     }
@@ -131,49 +182,67 @@ impl Session {
         let cause = self.seek.take().and_then(|seek| seek.cause);
         let buffer = self.config.receive_buffer_bytes;
         let path = Path::new(opening, buffer, now, &mut self.random);
-        let old = self.serving.take();
-        let index = self.free_path(now);
+        // A node has one session for a device: this one ended the standby there.
+        let warm = self.standby.and_then(|standby| self.paths[standby].as_ref());
+        if let Some(warm) = warm
+            && (warm.at.node == opening.node || warm.is_dead())
+        {
+            self.lose_standby(StandbyEnd::Gone, now);
+        }
+        let index = self.free_path();
+        let old = self.serving.replace(index);
         self.paths[index] = Some(path);
-        self.serving = Some(index);
         self.generation = disk.content_id.generation();
         let opened = self.disk.replace(disk).is_none();
         let from = old.and_then(|old| self.paths[old].as_ref()).map(|path| path.at.node);
-        self.requeue_all(opening.size, now);
-        if let Some(old) = old
-            && let Some(path) = &mut self.paths[old]
-        {
-            path.close(CloseReason::Moved, now);
+        self.forget_refusals_of_old_list();
+        match old {
+            Some(old) => self.hand_over(old, now),
+            None => self.requeue_waiting(),
         }
+        self.requeue_questions(now);
         if opened {
             self.events.push_back(Event::Opened { disk, node: opening.node });
         }
         if let (Some(cause), Some(from)) = (cause, from.or(self.left.take())) {
-            self.counters.moves += 1;
-            self.counters.moves_by_cause[cause as usize] += 1;
-            self.events.push_back(Event::Moved { from, to: opening.node, cause });
+            self.record_move(from, opening.node, cause, now);
         }
         self.resume(opening.node, now);
+        if self.standby.is_none() {
+            self.seek_standby(now);
+        }
     }
 
-    /// Everything outstanding is asked anew at the present node. Whole units, and with the same fragment size every
-    /// fragment, that have arrived stay: the content is identical.
-    fn requeue_all(&mut self, size: FragmentSize, now: Nanos) {
-        self.forget_refusals_of_old_list();
+    /// Whether the standby has answered since the serving node fell silent.
+    fn helper_lives(&self) -> bool {
+        let silent = self.serving.and_then(|serving| self.paths[serving].as_ref());
+        let silent = silent.and_then(Path::silent_since);
+        let helper = self.helper().and_then(|helper| self.paths[helper].as_ref());
+        helper.is_some_and(|path| silent.is_none_or(|since| path.last_heard >= since))
+    }
+
+    /// What waited for another node's pause is asked at the present one.
+    fn requeue_waiting(&mut self) {
         for slot in 0..self.requests.capacity() {
-            let phase = self.requests.get(slot).phase;
-            if matches!(phase, Phase::Asked | Phase::Pending) {
-                self.withdraw(slot);
+            if self.requests.get(slot).phase == Phase::Waiting {
+                self.ask_anew(slot);
             }
-            if phase == Phase::Free {
-                continue;
-            }
-            let request = self.requests.get_mut(slot);
-            request.timeouts = 0;
-            request.pendings = 0;
-            request.change_size(size);
-            self.requests.enqueue(slot);
         }
-        self.requeue_questions(now);
+    }
+
+    /// The path speaks: what waited for that is looked at soon.
+    fn wake_requests(&mut self, index: usize, now: Nanos) {
+        for slot in 0..self.requests.capacity() {
+            let request = self.requests.get(slot);
+            let soon = now + PROBE_INTERVAL;
+            if request.phase == Phase::Asked
+                && usize::from(request.path) == index
+                && request.due > soon
+            {
+                self.requests.set_due(slot, soon);
+            }
+        }
+        self.requests.look_soon(now);
     }
 
     /// Which nodes refused a request is a bitmap over the eligible list, whose order a new transfer changes, also while
@@ -186,27 +255,23 @@ impl Session {
         }
     }
 
-    /// A place for a path: a free one, or that of a node to which goodbye is being said.
-    fn free_path(&mut self, _now: Nanos) -> usize {
+    /// A place for a path: a free one, or that of a node to which goodbye is being said, or else one that is being left.
+    pub(super) fn free_path(&mut self) -> usize {
+        let find = |pick: fn(&Path) -> bool| {
+            self.paths.iter().position(|path| path.as_ref().is_some_and(pick))
+        };
         let free = self.paths.iter().position(Option::is_none);
         let index = free
-            .or_else(|| self.paths.iter().position(|p| p.as_ref().is_some_and(Path::is_closing)))
-            .expect("at most one path is not closing, and there is room for more");
+            .or_else(|| find(Path::is_closing))
+            .or_else(|| find(Path::is_leaving))
+            .expect("at most a serving path and a standby are in use, and there is room for more");
         self.drop_path(index);
         index
     }
 
     /// Forgets a path; what was asked there waits for another.
     pub(super) fn drop_path(&mut self, index: usize) {
-        for slot in 0..self.requests.capacity() {
-            let request = self.requests.get(slot);
-            if matches!(request.phase, Phase::Asked | Phase::Pending)
-                && usize::from(request.path) == index
-            {
-                self.withdraw(slot);
-                self.requests.enqueue(slot);
-            }
-        }
+        self.take_back(index);
         self.paths[index] = None;
         if self.serving == Some(index) {
             self.serving = None;
@@ -226,14 +291,29 @@ impl Session {
         path.size_probe.fell_back(size, now);
         for slot in 0..self.requests.capacity() {
             let request = self.requests.get(slot);
-            if request.phase == Phase::Free || usize::from(request.path) != index {
+            if request.phase == Phase::Free {
+                continue;
+            }
+            if request.is_hedged() && usize::from(request.hedge.path) == index {
+                self.withdraw_hedge(slot);
+            }
+            let request = self.requests.get(slot);
+            if usize::from(request.path) != index {
                 continue;
             }
             if matches!(request.phase, Phase::Asked | Phase::Pending) {
                 self.withdraw(slot);
             }
-            self.requests.get_mut(slot).change_size(size);
+            self.resize(slot, size);
             self.requests.enqueue(slot);
+        }
+    }
+
+    /// Goes on with another fragment size; a copy that is out counts fragments by the old one.
+    pub(super) fn resize(&mut self, slot: u16, size: FragmentSize) {
+        if self.requests.get(slot).size != size {
+            self.withdraw_hedge(slot);
+            self.requests.get_mut(slot).change_size(size);
         }
     }
 
@@ -255,7 +335,7 @@ impl Session {
         }
     }
 
-    fn resume(&mut self, node: SocketAddr, now: Nanos) {
+    pub(super) fn resume(&mut self, node: SocketAddr, now: Nanos) {
         if let Some(held) = self.held.take()
             && held.reported
         {

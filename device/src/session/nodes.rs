@@ -12,6 +12,14 @@ pub struct Node {
     pub login: SocketAddr,
     /// A refusal or "busy" holds until then.
     pub not_before: Nanos,
+    /// The same for a standby's session: what is said to that does not keep the device from going there in need.
+    pub no_standby_before: Nanos,
+}
+
+impl Node {
+    fn new(login: SocketAddr) -> Node {
+        Node { login, not_before: Nanos::ZERO, no_standby_before: Nanos::ZERO }
+    }
 }
 
 /// How a candidate is asked.
@@ -21,6 +29,8 @@ pub enum Route {
     Ticket,
     /// From the start, at a server: `LoginPortRequest` first.
     Full,
+    /// As with `Ticket`, for a session that is only kept warm.
+    Standby,
 }
 
 /// The nodes that a device knows.
@@ -38,13 +48,8 @@ pub struct Nodes {
 
 impl Nodes {
     pub fn new(servers: &[SocketAddr]) -> Nodes {
-        let servers = servers
-            .iter()
-            .map(|&login| Node {
-                login: diskstream_wire::canonical(login),
-                not_before: Nanos::ZERO,
-            })
-            .collect();
+        let servers =
+            servers.iter().map(|&login| Node::new(diskstream_wire::canonical(login))).collect();
         Nodes {
             servers,
             eligible: Vec::new(),
@@ -66,11 +71,11 @@ impl Nodes {
     ) {
         self.changed = true;
         self.eligible.clear();
-        self.eligible.push(Node { login: chosen, not_before: Nanos::ZERO });
+        self.eligible.push(Node::new(chosen));
         for entry in list {
             let Some(login) = entry.login.socket_addr() else { continue };
             if self.eligible.len() < NODES_MAX && self.index_of(login).is_none() {
-                self.eligible.push(Node { login, not_before: Nanos::ZERO });
+                self.eligible.push(Node::new(login));
             }
         }
         self.renew_ticket(ticket, lives, now);
@@ -137,12 +142,31 @@ impl Nodes {
     /// Do not ask this node on this route before then.
     pub fn defer(&mut self, login: SocketAddr, route: Route, until: Nanos) {
         let list = match route {
-            Route::Ticket => &mut self.eligible,
+            Route::Ticket | Route::Standby => &mut self.eligible,
             Route::Full => &mut self.servers,
         };
         for node in list.iter_mut().filter(|node| node.login == login) {
-            node.not_before = node.not_before.max(until);
+            let before = match route {
+                Route::Standby => &mut node.no_standby_before,
+                Route::Ticket | Route::Full => &mut node.not_before,
+            };
+            *before = (*before).max(until);
         }
+    }
+
+    /// The candidates for a standby, in the farm's order: nodes of the ticket's list at which there is no session.
+    pub fn standby_candidates(
+        &self,
+        taken: &[Option<SocketAddr>],
+        now: Nanos,
+        mut each: impl FnMut(SocketAddr, Route),
+    ) {
+        if self.ticket.is_empty() {
+            return;
+        }
+        let free =
+            |node: &&Node| node.no_standby_before <= now && !taken.contains(&Some(node.login));
+        self.eligible.iter().filter(free).for_each(|node| each(node.login, Route::Standby));
     }
 
     /// The candidates of a round, in the order in which they are asked: first the `preferred` ones (named by a notice,

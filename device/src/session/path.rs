@@ -1,17 +1,17 @@
 //! One open session at one node: where it is, how long its round trips are, how much may be in flight, whether it lives.
 //!
 //! Signs of life. Any datagram of the session's tag from the node counts. A request that got no answer in time while
-//! nothing at all arrived makes the path *suspect*: probes go out every 20 ms. Eight of them unanswered make it *dead*;
-//! probes go on, slower, because a dead path that answers again is better than any other. The decision to move is not
-//! taken here.
+//! nothing at all arrived makes the path *suspect*: probes go out every 20 ms. Three of them unanswered make it *lost*: reads
+//! go elsewhere, but nothing is decided. Eight of them unanswered make it *dead*; probes go on, slower, because a dead path
+//! that answers again is better than any other. The decision to move is not taken here.
 
 use std::net::SocketAddr;
 
 use diskstream_wire::{CloseReason, FragmentSize, Nanos};
 
 use super::limits::{
-    CLOSE_INTERVAL, CLOSE_TRIES_MAX, IDLE_RESTART, PROBE_INTERVAL, PROBE_INTERVAL_MAX,
-    PROBES_SILENT_MAX,
+    CLOSE_INTERVAL, CLOSE_TRIES_MAX, IDLE_RESTART, LEAVE_PATIENCE, LOST_AFTER_PROBES,
+    PROBE_INTERVAL, PROBE_INTERVAL_MAX, PROBES_SILENT_MAX, STANDBY_CHECK,
 };
 use super::random::Random;
 use super::rtt::Rtt;
@@ -115,6 +115,8 @@ pub struct Path {
     silence: Option<Silence>,
     keeping: Keeping,
     closing: Option<Closing>,
+    /// The device has moved while the node still served: it may answer what it was asked, until then.
+    leaving: Option<Nanos>,
 }
 
 impl Path {
@@ -146,7 +148,28 @@ impl Path {
                 unanswered: None,
             },
             closing: None,
+            leaving: None,
         }
+    }
+
+    /// A path that is kept warm and asked for nothing. Its first check goes out at once: it measures the round trip that
+    /// hedges are timed by.
+    pub fn standby(
+        at: Opening,
+        receive_buffer_bytes: u32,
+        now: Nanos,
+        random: &mut Random,
+    ) -> Path {
+        let mut path = Path::new(at, receive_buffer_bytes, now, random);
+        path.keeping.interval = at.keep_alive.earlier(STANDBY_CHECK);
+        path.keeping.next = now;
+        path
+    }
+
+    /// The standby becomes the serving path: the node is told at once.
+    pub fn promoted(&mut self, now: Nanos) {
+        self.keeping.interval = self.at.keep_alive;
+        self.keeping.next = now;
     }
 
     /// Fragments that may be asked for now.
@@ -159,7 +182,8 @@ impl Path {
     /// A request is about to be sent: a path that was idle begins anew.
     pub fn before_asking(&mut self, now: Nanos) {
         if self.requests == 0 && now.since(self.last_asked) >= IDLE_RESTART {
-            self.fresh = true;
+            // One read first, unless something else has just shown that the path carries what is sent on it.
+            self.fresh = now.since(self.last_heard) >= IDLE_RESTART;
             self.window.restart();
         }
         self.last_asked = now;
@@ -183,16 +207,39 @@ impl Path {
         self.silence.is_some_and(|silence| silence.dead)
     }
 
+    /// Since when it has been silent.
+    pub fn silent_since(&self) -> Option<Nanos> {
+        self.silence.map(|silence| silence.since)
+    }
+
+    /// No sign of life at all for several probes: whatever waits here is better asked elsewhere. That is less than death:
+    /// a path that speaks again is gone on with as if nothing had been.
+    pub fn is_lost(&self, now: Nanos) -> bool {
+        self.silence.is_some_and(|silence| {
+            let silent = now.since(silence.since);
+            let probed = Nanos(PROBE_INTERVAL.0 * u64::from(LOST_AFTER_PROBES));
+            silence.dead
+                || silence.probes >= LOST_AFTER_PROBES
+                    && silent >= probed
+                    && silent >= self.network.bare_timeout()
+        })
+    }
+
     /// Reads may be asked here.
     pub fn serves(&self) -> bool {
-        self.silence.is_none() && self.closing.is_none()
+        self.silence.is_none() && self.closing.is_none() && self.leaving.is_none()
+    }
+
+    /// As a standby it can take over: nothing says that it is dead or going.
+    pub fn can_help(&self) -> bool {
+        !self.is_dead() && self.closing.is_none() && self.leaving.is_none() && !self.draining
     }
 
     /// Something sent at `sent_at` was not answered in time: suspect, if nothing else was heard since.
     pub fn unanswered(&mut self, sent_at: Nanos, now: Nanos) {
         let silent =
             self.last_heard <= sent_at || now.since(self.last_heard) >= self.answers.timeout();
-        if self.silence.is_none() && silent && self.closing.is_none() {
+        if self.silence.is_none() && silent && self.closing.is_none() && self.leaving.is_none() {
             self.silence = Some(Silence {
                 since: now,
                 probes: 0,
@@ -228,7 +275,7 @@ impl Path {
 
     /// Whether a keep-alive is due; one that stayed unanswered makes the path suspect.
     pub fn keep_alive_due(&mut self, now: Nanos, random: &mut Random) -> bool {
-        if self.closing.is_some() {
+        if self.closing.is_some() || self.leaving.is_some() {
             return false;
         }
         if let Some(sent_at) = self.keeping.unanswered
@@ -242,6 +289,13 @@ impl Path {
         }
         self.keeping.next = now + random.jitter(self.keeping.interval);
         true
+    }
+
+    /// Asks for a sign of life without waiting for the next keep-alive's time.
+    pub fn check_soon(&mut self, now: Nanos) {
+        if self.silence.is_none() && self.keeping.unanswered.is_none() {
+            self.keeping.next = self.keeping.next.earlier(now);
+        }
     }
 
     /// The number of the keep-alive that is sent now.
@@ -263,6 +317,23 @@ impl Path {
     pub fn close(&mut self, reason: CloseReason, now: Nanos) {
         self.closing = Some(Closing { reason, tries: 0, next: now });
         self.silence = None;
+        self.leaving = None;
+    }
+
+    /// The device reads elsewhere now. What the node was asked it may still answer.
+    pub fn leave(&mut self, now: Nanos) {
+        self.leaving = Some(now + LEAVE_PATIENCE);
+        self.silence = None;
+    }
+
+    /// Whether a path that is being left can be closed: nothing is awaited any more, or it took too long.
+    pub fn has_left(&self, now: Nanos) -> bool {
+        self.leaving.is_some_and(|until| self.requests == 0 || until <= now)
+    }
+
+    /// Neither asked nor kept any more, though answers may still come.
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
     }
 
     pub fn is_closing(&self) -> bool {
@@ -287,6 +358,9 @@ impl Path {
     pub fn next_due(&self) -> Nanos {
         if let Some(closing) = &self.closing {
             return closing.next;
+        }
+        if let Some(until) = self.leaving {
+            return until;
         }
         let answer = match self.keeping.unanswered {
             Some(sent_at) if self.silence.is_none() => sent_at + self.answers.timeout(),

@@ -44,6 +44,11 @@ impl Random {
         nonce
     }
 
+    /// Less than `bound`.
+    pub fn below(&mut self, bound: Nanos) -> Nanos {
+        Nanos(self.u64() % bound.0.max(1))
+    }
+
     /// Between 75 % and 125 % of `wait`, so that many devices do not act at once.
     pub fn jitter(&mut self, wait: Nanos) -> Nanos {
         let half = wait.0 / 2;

@@ -19,6 +19,10 @@ pub struct CallerRead {
     /// Requests that are not complete.
     pub open: u32,
     pub started: Nanos,
+    /// Part of it was asked at the standby because of the serving node's silence.
+    pub hedged: bool,
+    /// And the standby answered first.
+    pub hedge_won: bool,
     live: bool,
 }
 
@@ -106,6 +110,11 @@ impl Reads {
         }
         self.free.push(index);
         Finished { token: read.token, buffer: read.buffer, started: read.started }
+    }
+
+    /// When the oldest outstanding read was asked for.
+    pub fn oldest(&self) -> Option<Nanos> {
+        self.slots.iter().filter(|read| read.live).map(|read| read.started).min()
     }
 
     /// Reads outstanding.

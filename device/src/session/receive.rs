@@ -3,16 +3,42 @@
 use std::net::SocketAddr;
 
 use diskstream_wire::{
-    Decoded, Extents, Flags, KeepAliveReply, Message, Nanos, Notice, NoticeAck, PathProbeReply,
-    ReadBusy, ReadData, ReadError as ReadErrorMessage, ReadErrorCode, ReadPending, ReadZero,
-    canonical, decode, node_entries,
+    Decoded, Extents, Flags, KeepAliveReply, Message, Nanos, Notice, NoticeAck, NoticeReason,
+    PathProbeReply, ReadBusy, ReadData, ReadError as ReadErrorMessage, ReadErrorCode, ReadPending,
+    ReadZero, canonical, decode, node_entries,
 };
 
-use super::event::{Channel, Event, MoveCause, ReadError};
+use super::event::{Channel, Event, MoveCause, ReadError, StandbyEnd};
 use super::limits::{PENDING_RECHECK, RTO_MAX, STORE_ERROR_WAIT, STORE_ERRORS_MOVE};
-use super::request::{Phase, Taken};
+use super::request::{Phase, Request, Taken};
 use super::seek::Answer;
 use super::{Control, Session};
+
+/// As what a request is out at the path that answered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Itself,
+    Copy,
+}
+
+/// What a request had out before a fragment of it arrived.
+#[derive(Clone, Copy)]
+struct Flight {
+    phase: Phase,
+    asked: u32,
+    copies: u32,
+}
+
+impl Flight {
+    #[inline]
+    fn of(request: &Request) -> Flight {
+        Flight {
+            phase: request.phase,
+            asked: request.in_flight(),
+            copies: request.hedge_in_flight(),
+        }
+    }
+}
 
 impl Session {
     /// Takes one datagram (one segment: a driver cuts GRO trains up). `channel` is the socket it came by; `from` its source.
@@ -60,6 +86,9 @@ impl Session {
             self.speaks_again(index, now);
         } else {
             path.last_heard = now;
+        }
+        if self.standby == Some(index) {
+            self.standby_speaks(index, now);
         }
         if flags.has(Flags::DRAINING) {
             self.on_draining(index, MoveCause::Draining, Vec::new(), now);
@@ -109,7 +138,14 @@ impl Session {
     fn handle_search(&mut self, from: SocketAddr, decoded: &Decoded<'_>, now: Nanos) {
         let answer = self.with_seek(|seek, context| seek.handle(context, from, decoded, now));
         match answer {
-            Some(Answer::Opened(opened)) => self.adopt(opened.0, opened.1, now),
+            Some(Answer::Opened(opened)) => return self.adopt(opened.0, opened.1, now),
+            Some(Answer::Taken) => return,
+            Some(Answer::Foreign) | None => {}
+        }
+        let answer =
+            self.with_standby_seek(|seek, context| seek.handle(context, from, decoded, now));
+        match answer {
+            Some(Answer::Opened(opened)) => self.adopt_standby(opened.0, now),
             Some(Answer::Taken) => {}
             Some(Answer::Foreign) | None => self.counters.foreign += 1,
         }
@@ -128,9 +164,8 @@ impl Session {
         let request = self.requests.get_mut(slot);
         let read = self.reads.get_mut(request.read);
         let part = &mut read.buffer[request.at..request.at + request.length];
-        let (before, phase) = (request.in_flight(), request.phase);
+        let before = Flight::of(request);
         let taken = request.take(m, tail, part);
-        let after = request.in_flight();
         match taken {
             Taken::Late => {
                 self.counters.fragments_late += 1;
@@ -146,34 +181,57 @@ impl Session {
                 self.counters.sum_mismatches += 1;
             }
         }
-        self.account(slot, phase, before, after, now);
+        self.account(from_path, slot, before, now);
         if let Some(path) = &mut self.paths[from_path] {
             path.last_full = now;
             path.full_lost = 0;
         }
-        self.time_answer(from_path, slot, m.attempt, m.service_us, phase, now);
-        self.after_arrival(slot, now);
+        self.time_answer(from_path, slot, m.attempt, m.service_us, before.phase, now);
+        self.after_arrival(from_path, slot, now);
     }
 
-    /// Fragments of a request arrived: they leave the flight of the path that was asked.
+    /// Fragments of a request arrived: they leave the flights of the paths that were asked, of which the other will bring them
+    /// in vain. Only what a path brought itself says something about it.
     #[inline]
-    fn account(&mut self, slot: u16, phase: Phase, before: u32, after: u32, now: Nanos) {
+    fn account(&mut self, from_path: usize, slot: u16, before: Flight, now: Nanos) {
         let request = self.requests.get_mut(slot);
-        let Some(path) = &mut self.paths[usize::from(request.path)] else { return };
-        path.fresh = false;
-        match phase {
-            Phase::Asked => {
-                path.window.arrived(before - after, path.in_flight);
-                path.in_flight -= before - after;
+        request.spoken_of(now);
+        let (after, index) = (request.in_flight(), usize::from(request.path));
+        let (copies, helper) = (request.hedge_in_flight(), usize::from(request.hedge.path));
+        let helped = request.helped && self.standby == Some(from_path);
+        if let Some(path) = &mut self.paths[from_path] {
+            path.fresh = false;
+        }
+        if before.copies > copies
+            && let Some(path) = &mut self.paths[helper]
+        {
+            if from_path == helper {
+                path.window.arrived(before.copies - copies, path.in_flight);
             }
-            Phase::Pending => {
+            path.in_flight -= before.copies - copies;
+            path.requests -= u32::from(copies == 0);
+        }
+        if helped {
+            let read = self.reads.get_mut(request.read);
+            self.counters.hedges_won += u64::from(!std::mem::replace(&mut read.hedge_won, true));
+        }
+        let Some(path) = &mut self.paths[index] else { return };
+        match before.phase {
+            Phase::Asked => {
+                if from_path == index {
+                    path.window.arrived(before.asked - after, path.in_flight);
+                }
+                path.in_flight -= before.asked - after;
+            }
+            Phase::Pending if from_path == index => {
                 // The disk has answered: the rest is on its way.
-                path.parked -= before;
+                path.parked -= before.asked;
                 path.in_flight += after;
                 request.phase = Phase::Asked;
                 request.pendings = 0;
                 self.requests.set_due(slot, now + path.answers.reorder());
             }
+            Phase::Pending => path.parked -= before.asked - after,
             // A late answer to a request that was given up meanwhile: nothing was counted for it.
             Phase::Queued | Phase::Waiting | Phase::Free => {}
         }
@@ -191,10 +249,23 @@ impl Session {
         now: Nanos,
     ) {
         let request = self.requests.get_mut(slot);
-        if request.answered || usize::from(request.path) != from_path {
+        let Some(path) = &mut self.paths[from_path] else { return };
+        let service = Nanos::from_micros(u64::from(service_us));
+        if usize::from(request.path) != from_path {
+            let copy = &mut request.hedge;
+            let first = copy.sent && !copy.answered && usize::from(copy.path) == from_path;
+            if first && attempt == copy.attempt {
+                copy.answered = true;
+                copy.timeouts = 0;
+                let rtt = now.since(copy.sent_at);
+                path.network.sample(rtt - service);
+                path.answers.sample(rtt);
+            }
             return;
         }
-        let Some(path) = &mut self.paths[from_path] else { return };
+        if request.answered {
+            return;
+        }
         // Time-outs need not wait for a disk: `Pending` speaks for that. They must for what was given up too early.
         let counts = phase == Phase::Asked || phase == Phase::Queued && request.lost;
         if attempt != request.attempt {
@@ -211,7 +282,7 @@ impl Session {
         request.answered = true;
         request.timeouts = 0;
         let rtt = now.since(request.sent_at);
-        let network = rtt - Nanos::from_micros(u64::from(service_us));
+        let network = rtt - service;
         path.store_errors = 0;
         path.network.sample(network);
         // A slow disk says nothing about the path; but time-outs must wait for it.
@@ -223,20 +294,25 @@ impl Session {
 
     /// What follows from new fragments: the end of the request, or the wait for the rest.
     #[inline]
-    fn after_arrival(&mut self, slot: u16, now: Nanos) {
+    fn after_arrival(&mut self, from_path: usize, slot: u16, now: Nanos) {
         let request = self.requests.get(slot);
         if request.is_complete() {
             return self.finish_request(slot, now);
         }
+        let path = usize::from(request.path);
+        if request.is_hedged() && usize::from(request.hedge.path) == from_path {
+            let path = self.paths[from_path].as_ref().expect("copies name a live path");
+            let due = now + path.answers.reorder();
+            self.requests.set_hedge_at(slot, due);
+        }
+        let request = self.requests.get(slot);
         match request.phase {
-            Phase::Asked if request.outstanding == 0 => {
-                let path = usize::from(request.path);
+            Phase::Asked | Phase::Pending if request.outstanding == 0 => {
                 let path = self.paths[path].as_mut().expect("asked requests name a live path");
                 path.requests -= 1;
                 self.requests.enqueue(slot);
             }
-            Phase::Asked => {
-                let path = usize::from(request.path);
+            Phase::Asked if path == from_path => {
                 let path = self.paths[path].as_ref().expect("asked requests name a live path");
                 self.requests.set_due(slot, now + path.answers.reorder());
             }
@@ -253,33 +329,40 @@ impl Session {
         }
         let read = self.reads.get_mut(request.read);
         let part = &mut read.buffer[request.at..request.at + request.length];
-        let (before, phase) = (request.in_flight(), request.phase);
+        let before = Flight::of(request);
         let units = request.take_zeros(m.zero_units, part);
-        let after = request.in_flight();
         if units == 0 {
             return;
         }
         self.counters.zero_units += u64::from(units);
-        self.account(slot, phase, before, after, now);
-        self.time_answer(from_path, slot, m.attempt, m.service_us, phase, now);
-        self.after_arrival(slot, now);
+        self.account(from_path, slot, before, now);
+        self.time_answer(from_path, slot, m.attempt, m.service_us, before.phase, now);
+        self.after_arrival(from_path, slot, now);
     }
 
-    /// The node has the request; for this slot, which is out.
-    fn answered_slot(&mut self, from_path: usize, id: u64) -> Option<u16> {
+    /// The node has the request; for this slot, which is out there, in itself or as a copy.
+    fn answered_slot(&mut self, from_path: usize, id: u64, now: Nanos) -> Option<(u16, Sent)> {
         let slot = self.requests.find(id)?;
-        let request = self.requests.get(slot);
-        let is_out = matches!(request.phase, Phase::Asked | Phase::Pending)
-            && usize::from(request.path) == from_path;
         if let Some(path) = &mut self.paths[from_path] {
             path.fresh = false;
         }
-        is_out.then_some(slot)
+        let request = self.requests.get_mut(slot);
+        let is_out = matches!(request.phase, Phase::Asked | Phase::Pending);
+        if is_out && usize::from(request.path) == from_path {
+            request.spoken_of(now);
+            return Some((slot, Sent::Itself));
+        }
+        let is_copy = request.is_hedged() && usize::from(request.hedge.path) == from_path;
+        is_copy.then_some((slot, Sent::Copy))
     }
 
     fn on_pending(&mut self, from_path: usize, m: &ReadPending, now: Nanos) {
         self.counters.pending += 1;
-        let Some(slot) = self.answered_slot(from_path, m.request_id) else { return };
+        let Some((slot, sent)) = self.answered_slot(from_path, m.request_id, now) else { return };
+        if sent == Sent::Copy {
+            let wait = self.random.jitter(PENDING_RECHECK);
+            return self.requests.set_hedge_at(slot, now + wait);
+        }
         let request = self.requests.get_mut(slot);
         if request.phase == Phase::Asked {
             let fragments = request.in_flight();
@@ -297,9 +380,13 @@ impl Session {
 
     fn on_busy(&mut self, from_path: usize, m: &ReadBusy, now: Nanos) {
         self.counters.busy += 1;
-        let Some(slot) = self.answered_slot(from_path, m.request_id) else { return };
+        let Some((slot, sent)) = self.answered_slot(from_path, m.request_id, now) else { return };
         let wait = Nanos::from_millis(u64::from(m.wait_ms.clamp(1, 10_000)));
         let wait = self.random.later(wait);
+        if sent == Sent::Copy {
+            self.withdraw_hedge(slot);
+            return self.requests.set_hedge_at(slot, now + wait);
+        }
         self.withdraw(slot);
         self.requests.get_mut(slot).phase = Phase::Waiting;
         self.requests.set_due(slot, now + wait);
@@ -309,14 +396,20 @@ impl Session {
         if let Some(index) = self.question_of(m.request_id) {
             return self.question_failed(index, m.code);
         }
-        let Some(slot) = self.answered_slot(from_path, m.request_id) else { return };
-        self.withdraw(slot);
-        let request = self.requests.get_mut(slot);
-        request.phase = Phase::Waiting;
-        let wait = Nanos(STORE_ERROR_WAIT.0 << request.timeouts.min(4)).earlier(RTO_MAX);
-        request.timeouts += 1;
+        let Some((slot, sent)) = self.answered_slot(from_path, m.request_id, now) else { return };
+        let request = self.requests.get(slot);
         let read = request.read;
-        self.requests.set_due(slot, now + wait);
+        let wait = Nanos(STORE_ERROR_WAIT.0 << request.timeouts.min(4)).earlier(RTO_MAX);
+        if sent == Sent::Copy {
+            self.withdraw_hedge(slot);
+            self.requests.set_hedge_at(slot, now + wait);
+        } else {
+            self.withdraw(slot);
+            let request = self.requests.get_mut(slot);
+            request.phase = Phase::Waiting;
+            request.timeouts += 1;
+            self.requests.set_due(slot, now + wait);
+        }
         match m.code {
             ReadErrorCode::OutOfRange => self.fail_read(read, ReadError::OutOfRange),
             ReadErrorCode::WrongGeneration => self.on_wrong_generation(from_path, now),
@@ -343,15 +436,27 @@ impl Session {
             let read = request.read;
             return self.fail_read(read, ReadError::Store);
         }
-        if errors >= STORE_ERRORS_MOVE {
-            let refused = request.refused_by;
+        let refused = request.refused_by;
+        if self.standby == Some(from_path) {
+            if errors >= STORE_ERRORS_MOVE {
+                self.lose_standby(StandbyEnd::StoreErrors, now);
+            }
+            return;
+        }
+        if errors >= STORE_ERRORS_MOVE && self.serving == Some(from_path) {
             let preferred = self.nodes.outside(refused);
-            self.begin_move(MoveCause::StoreErrors, preferred, Some(node), now);
+            self.go_elsewhere(MoveCause::StoreErrors, preferred, node, now);
         }
     }
 
     fn on_wrong_generation(&mut self, from_path: usize, now: Nanos) {
         self.counters.wrong_content += 1;
+        if self.standby == Some(from_path) {
+            return self.lose_standby(StandbyEnd::WrongContent, now);
+        }
+        if self.serving != Some(from_path) {
+            return;
+        }
         let path = self.paths[from_path].as_ref().expect("the message came from it");
         let node = path.at.node;
         if let Some(disk) = &self.disk
@@ -360,7 +465,7 @@ impl Session {
             let expected = disk.content_id;
             self.events.push_back(Event::WrongContent { node, expected, offered: None });
         }
-        self.begin_move(MoveCause::WrongContent, Vec::new(), Some(node), now);
+        self.go_elsewhere(MoveCause::WrongContent, Vec::new(), node, now);
     }
 
     fn on_keep_alive(&mut self, index: usize, m: &KeepAliveReply, tail: &[u8], now: Nanos) {
@@ -368,6 +473,7 @@ impl Session {
         if let Some(rtt) = path.keep_alive_answered(m.sequence, now) {
             path.network.sample(rtt);
             path.answers.sample(rtt);
+            path.fresh = false;
         }
         if m.ticket_bytes > 0
             && let Some(ticket) = tail.get(..usize::from(m.ticket_bytes))
@@ -413,7 +519,10 @@ impl Session {
         self.control(Control::new(channel, from, |out| ack.encode(out)));
         let mut successors = Vec::with_capacity(usize::from(m.node_count));
         node_entries(tail, m.node_count, |entry| successors.extend(entry.login.socket_addr()));
-        self.on_draining(index, MoveCause::Notice, successors, now);
+        match m.reason {
+            NoticeReason::Rebalance => self.on_rebalance(index, successors, now),
+            _ => self.on_draining(index, MoveCause::Notice, successors, now),
+        }
     }
 
     fn on_extents(&mut self, m: &Extents, tail: &[u8]) {

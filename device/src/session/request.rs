@@ -19,6 +19,23 @@ pub enum Phase {
     Waiting,
 }
 
+/// The copy of a request that was sent to the standby.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hedge {
+    /// Fragments expected from `path`, in flight there; 0: there is no copy out.
+    pub outstanding: u64,
+    /// Path that was asked; stays after the copy is over, for what comes late.
+    pub path: u8,
+    /// Number of the last sending, echoed by answers.
+    pub attempt: u8,
+    pub sent: bool,
+    /// Something of the answer to the last sending arrived.
+    pub answered: bool,
+    /// Time-outs in a row without any answer.
+    pub timeouts: u32,
+    pub sent_at: Nanos,
+}
+
 /// A slot of the request table.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
@@ -63,6 +80,18 @@ pub struct Request {
     /// An answer to an attempt before the last was timed.
     pub timed_before: bool,
     pub due: Nanos,
+    /// First sent, or last heard of in any way (`Pending`, a fragment): how long it has been unanswered.
+    pub silent_since: Nanos,
+    /// Asked again since then, and when first.
+    pub repeated_at: Option<Nanos>,
+    /// The copy at the standby.
+    pub hedge: Hedge,
+    /// Waits in the queue of copies to be sent.
+    pub hedge_queued: bool,
+    /// When to look whether it wants a copy, or another.
+    pub hedge_at: Nanos,
+    /// It was asked at the standby because of the serving node's silence.
+    pub helped: bool,
 }
 
 /// What became of a fragment.
@@ -108,6 +137,22 @@ impl Request {
         self.outstanding.count_ones()
     }
 
+    /// Whether a copy is out at the standby.
+    pub fn is_hedged(&self) -> bool {
+        self.hedge.outstanding != 0
+    }
+
+    /// Fragments on their way from the standby.
+    pub fn hedge_in_flight(&self) -> u32 {
+        self.hedge.outstanding.count_ones()
+    }
+
+    /// The node has shown that it has the request: it is not silent about it.
+    pub fn spoken_of(&mut self, now: Nanos) {
+        self.silent_since = now;
+        self.repeated_at = None;
+    }
+
     /// Takes a fragment into `buffer`, which is the request's part of the caller's buffer.
     #[inline]
     pub fn take(&mut self, message: &ReadData, tail: &[u8], buffer: &mut [u8]) -> Taken {
@@ -129,6 +174,7 @@ impl Request {
         buffer[range.offset..range.offset + range.bytes].copy_from_slice(data);
         self.received |= bit;
         self.outstanding &= !bit;
+        self.hedge.outstanding &= !bit;
         let sums = [message.unit_sum, message.second_unit_sum];
         if self.sums_hold(self.size.first_unit(index), sums, buffer) {
             Taken::New
@@ -168,6 +214,7 @@ impl Request {
                 buffer[group * UNIT_BYTES..end].fill(0);
                 self.received |= mask;
                 self.outstanding &= !mask;
+                self.hedge.outstanding &= !mask;
                 taken += 1;
             }
         }
@@ -195,6 +242,10 @@ impl Request {
         }
         self.received = received;
         self.outstanding = 0;
+        assert_eq!(
+            self.hedge.outstanding, 0,
+            "a copy is withdrawn before its fragments are renumbered"
+        );
         self.size = size;
     }
 }

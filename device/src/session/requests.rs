@@ -17,6 +17,8 @@ pub struct Requests {
     free: Vec<u16>,
     /// Slots in phase `Queued`, in the order in which they are sent.
     queue: VecDeque<u16>,
+    /// Slots of which a copy shall be asked at the standby, in the order in which they are sent.
+    hedges: VecDeque<u16>,
     /// No slot is due before this. A lower bound: it is exact after [`Requests::settle`].
     earliest: Nanos,
 }
@@ -27,6 +29,7 @@ impl Requests {
             slots: Vec::new(),
             free: Vec::new(),
             queue: VecDeque::new(),
+            hedges: VecDeque::new(),
             earliest: Nanos::NEVER,
         }
     }
@@ -76,6 +79,9 @@ impl Requests {
         if request.phase == Phase::Queued {
             self.queue.retain(|&queued| queued != slot);
         }
+        if request.hedge_queued {
+            self.hedges.retain(|&queued| queued != slot);
+        }
         request.phase = Phase::Free;
         request.id = 0;
         self.free.push(slot);
@@ -89,6 +95,41 @@ impl Requests {
             request.due = Nanos::NEVER;
             self.queue.push_back(slot);
         }
+    }
+
+    /// Takes a request out of the queue of those to be sent, as one that is asked elsewhere already.
+    pub fn unqueue(&mut self, slot: u16) {
+        let request = &mut self.slots[usize::from(slot)];
+        assert_eq!(request.phase, Phase::Queued);
+        request.phase = Phase::Asked;
+        self.queue.retain(|&queued| queued != slot);
+    }
+
+    /// Puts a request into the queue of those of which a copy shall be sent.
+    pub fn enqueue_hedge(&mut self, slot: u16) {
+        let request = &mut self.slots[usize::from(slot)];
+        if !std::mem::replace(&mut request.hedge_queued, true) {
+            self.hedges.push_back(slot);
+        }
+    }
+
+    /// The next request of which a copy shall be sent.
+    pub fn next_hedge(&self) -> Option<u16> {
+        self.hedges.front().copied()
+    }
+
+    /// Takes the next one out of the queue of copies.
+    pub fn pop_hedge(&mut self) {
+        if let Some(slot) = self.hedges.pop_front() {
+            self.slots[usize::from(slot)].hedge_queued = false;
+        }
+    }
+
+    /// Sets when to look whether a request wants a copy.
+    #[inline]
+    pub fn set_hedge_at(&mut self, slot: u16, at: Nanos) {
+        self.slots[usize::from(slot)].hedge_at = at;
+        self.earliest = self.earliest.earlier(at);
     }
 
     /// The next request to be sent.
@@ -120,7 +161,8 @@ impl Requests {
 
     /// Computes the earliest due time anew.
     pub fn settle(&mut self) {
-        self.earliest = self.live().map(|(_, r)| r.due).min().unwrap_or(Nanos::NEVER);
+        let due = self.live().map(|(_, r)| r.due.earlier(r.hedge_at));
+        self.earliest = due.min().unwrap_or(Nanos::NEVER);
     }
 
     /// Slots ever used.
@@ -142,7 +184,11 @@ impl Requests {
     pub fn check_invariants(&self) {
         let mut queued = vec![0u32; self.slots.len()];
         self.queue.iter().for_each(|&slot| queued[usize::from(slot)] += 1);
+        let mut copies = vec![0u32; self.slots.len()];
+        self.hedges.iter().for_each(|&slot| copies[usize::from(slot)] += 1);
         for (slot, request) in (0u16..).zip(&self.slots) {
+            let wants = request.phase != Phase::Free && request.hedge_queued;
+            assert_eq!(copies[usize::from(slot)], u32::from(wants));
             assert_eq!(queued[usize::from(slot)], u32::from(request.phase == Phase::Queued));
             if request.phase == Phase::Free {
                 continue;
@@ -151,7 +197,14 @@ impl Requests {
             assert!(!request.is_complete(), "a complete request is freed at once");
             assert_eq!(request.outstanding & request.received, 0);
             assert_eq!(request.outstanding & !request.all(), 0);
+            assert_eq!(request.hedge.outstanding & request.received, 0);
+            assert_eq!(request.hedge.outstanding & !request.all(), 0);
             assert!(request.due >= self.earliest, "the earliest deadline is a lower bound");
+            assert!(request.hedge_at >= self.earliest, "that of copies too");
+            assert!(
+                !request.is_hedged() || request.hedge_at != Nanos::NEVER,
+                "a copy ends some time"
+            );
             if request.phase == Phase::Asked {
                 assert!(request.outstanding != 0, "an asked request expects something");
                 assert!(request.due != Nanos::NEVER, "an asked request ends some time");

@@ -39,6 +39,11 @@ impl Rtt {
         self.smoothed() + Nanos(self.variation().0.saturating_mul(4).max(RTO_SLACK_MIN.0))
     }
 
+    /// SRTT + 4 × RTTVAR without any floor: an answer that takes longer is late, whatever the reason.
+    pub fn bare_timeout(&self) -> Nanos {
+        self.smoothed() + Nanos(self.variation().0.saturating_mul(4))
+    }
+
     /// After this long behind the last fragment that arrived, the holes of an answer count as lost.
     pub fn reorder(&self) -> Nanos {
         Nanos((self.smoothed().0 / 4).max(REORDER_MIN.0))

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Rounds repeat for ever, with a capped and jittered pause: a node that comes back is found. A candidate that refuses or
-//! says "busy" is left out for as long as it said. The same machine serves the first login, moves and (later) the standby.
+//! says "busy" is left out for as long as it said. The same machine serves the first login, moves and the standby.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -19,9 +19,13 @@ use diskstream_wire::{
     PROTOCOL_VERSION, Text,
 };
 
+use super::PATHS_MAX;
 use super::config::SessionConfig;
 use super::event::{Channel, DiskInfo, Event, MoveCause};
-use super::limits::{CANDIDATE_STAGGER, ROUND_WAIT_FIRST, ROUND_WAIT_MAX, SERVERS_MAX};
+use super::limits::{
+    CANDIDATE_STAGGER, ROUND_WAIT_FIRST, ROUND_WAIT_MAX, SERVERS_MAX, STANDBY_ROUND_FIRST,
+    STANDBY_ROUND_MAX, STANDBY_STAGGER,
+};
 use super::nodes::{Nodes, Route};
 use super::path::Opening;
 use super::random::Random;
@@ -48,7 +52,26 @@ pub struct Context<'a> {
     pub random: &'a mut Random,
     pub counters: &'a mut Counters,
     pub events: &'a mut VecDeque<Event>,
+    /// Nodes at which the device has a session, or is saying goodbye: no standby is sought there.
+    pub taken: [Option<SocketAddr>; PATHS_MAX],
 }
+
+/// How fast a search goes.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Between two candidates of a round.
+    stagger: Nanos,
+    /// After the last candidate of the first round, and of later ones at most.
+    first: Nanos,
+    most: Nanos,
+}
+
+/// Reads wait for it.
+const URGENT: Pace =
+    Pace { stagger: CANDIDATE_STAGGER, first: ROUND_WAIT_FIRST, most: ROUND_WAIT_MAX };
+/// Nobody waits for it, and it goes on for ever where there is no second node.
+const PATIENT: Pace =
+    Pace { stagger: STANDBY_STAGGER, first: STANDBY_ROUND_FIRST, most: STANDBY_ROUND_MAX };
 
 /// One candidate of the present round.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +90,9 @@ pub struct Seek {
     pub cause: Option<MoveCause>,
     preferred: Vec<SocketAddr>,
     avoid: Option<SocketAddr>,
+    /// It looks for a standby.
+    standby: bool,
+    pace: Pace,
     asks: Vec<Ask>,
     round: u32,
     round_wait: Nanos,
@@ -98,12 +124,20 @@ impl Seek {
             cause,
             preferred,
             avoid,
+            standby: false,
+            pace: URGENT,
             asks: Vec::with_capacity(NODES_MAX + SERVERS_MAX),
             round: 0,
-            round_wait: ROUND_WAIT_FIRST,
+            round_wait: URGENT.first,
             next: at,
             steps: None,
         }
+    }
+
+    /// Looks for a standby, from `at` on.
+    pub fn standby(at: Nanos) -> Seek {
+        let seek = Seek::new(None, Vec::new(), None, at);
+        Seek { standby: true, pace: PATIENT, round_wait: PATIENT.first, ..seek }
     }
 
     /// The reason has become graver: no node is avoided any more, and `preferred` ones are known to live.
@@ -145,7 +179,7 @@ impl Seek {
                 ask.sent = true;
                 let ask = *ask;
                 let more = self.asks.iter().any(|ask| !ask.sent);
-                let wait = if more { CANDIDATE_STAGGER } else { self.round_wait };
+                let wait = if more { self.pace.stagger } else { self.round_wait };
                 self.next = now + context.random.jitter(wait);
                 return Some((Channel::Login, write_ask(&ask, context, out)));
             }
@@ -214,7 +248,9 @@ impl Seek {
     }
 
     fn kind(&self, context: &Context<'_>) -> LoginKind {
-        if context.disk.is_some() && context.nodes.ticket().is_some() {
+        if self.standby {
+            LoginKind::Standby
+        } else if context.disk.is_some() && context.nodes.ticket().is_some() {
             LoginKind::Reconnect
         } else {
             LoginKind::Boot
@@ -247,14 +283,19 @@ impl Seek {
         let mut asks = Vec::with_capacity(NODES_MAX + SERVERS_MAX);
         let with_servers = self.round > 0;
         let random = &mut *context.random;
-        context.nodes.candidates(&self.preferred, self.avoid, with_servers, now, |login, route| {
+        let add = |login, route| {
             let known = before.iter().find(|a| a.login == login && a.route == route);
             let tag = known.map_or_else(|| random.id(), |ask| ask.tag);
             asks.push(Ask { login, route, tag, sent: false });
-        });
+        };
+        if self.standby {
+            context.nodes.standby_candidates(&context.taken, now, add);
+        } else {
+            context.nodes.candidates(&self.preferred, self.avoid, with_servers, now, add);
+        }
         self.asks = asks;
         if self.round > 0 {
-            self.round_wait = Nanos(self.round_wait.0 * 3 / 2).earlier(ROUND_WAIT_MAX);
+            self.round_wait = Nanos(self.round_wait.0 * 3 / 2).earlier(self.pace.most);
         }
         self.round += 1;
         if self.asks.is_empty() {
@@ -266,7 +307,7 @@ impl Seek {
 fn write_ask(ask: &Ask, context: &Context<'_>, out: &mut Vec<u8>) -> SocketAddr {
     let mac = context.config.mac;
     match ask.route {
-        Route::Ticket => {
+        Route::Ticket | Route::Standby => {
             out.resize(IoPortRequest::BYTES, 0);
             IoPortRequest { tag: ask.tag, mac, ..IoPortRequest::default() }.encode(out);
         }

@@ -1,10 +1,10 @@
 //! What is sent: duties of the paths, the search's datagrams, and trains of reads.
 
 use diskstream_wire::limits::{READ_BYTES_MAX, UNIT_BYTES};
-use diskstream_wire::{Flags, KeepAlive, Nanos, PathProbe, Read, SessionClose};
+use diskstream_wire::{Flags, KeepAlive, Nanos, PathProbe, Read, SessionClose, SessionRole};
 
 use super::event::{Channel, ReadError, Train};
-use super::limits::{RTO_MAX, TRAIN_SEGMENTS_MAX, WINDOW_FRAGMENTS_MIN};
+use super::limits::{RTO_MAX, TIMEOUTS_PLAIN, TRAIN_SEGMENTS_MAX, WINDOW_FRAGMENTS_MIN};
 use super::path::Vigil;
 use super::request::{Phase, Request};
 use super::{PATHS_MAX, Session};
@@ -31,6 +31,7 @@ impl Session {
                 segment_bytes: out.len(),
             });
         }
+        self.close_left(now);
         for index in 0..PATHS_MAX {
             if self.poll_path(index, now, out) {
                 return self.train_to(index, out.len());
@@ -44,7 +45,12 @@ impl Session {
         if let Some(index) = self.poll_question(now, out) {
             return self.train_to(index, out.len());
         }
-        let index = self.poll_reads(now, out)?;
+        if let Some(Some((channel, to))) =
+            self.with_standby_seek(|seek, context| seek.poll(context, now, out))
+        {
+            return Some(Train { channel, to, segment_bytes: out.len() });
+        }
+        let index = self.poll_reads(now, out).or_else(|| self.poll_hedges(now, out))?;
         self.train_to(index, Read::BYTES)
     }
 
@@ -72,8 +78,13 @@ impl Session {
             Vigil::Quiet => {}
             vigil => {
                 self.counters.probes += 1;
+                self.look_for_help(index, now);
                 if vigil == Vigil::Died {
                     self.on_dead(index, now);
+                    if self.paths[index].as_ref().is_none_or(|path| !path.is_suspect()) {
+                        // It was left: goodbye is its next duty.
+                        return self.poll_path(index, now, out);
+                    }
                 }
                 self.probing = self.oldest_asked(index).map(|slot| (index, slot));
                 self.write_keep_alive(index, now, out);
@@ -98,8 +109,27 @@ impl Session {
         false
     }
 
+    /// The serving path is silent: is there somebody else? Asked at the first probe, so that the answer is there in time.
+    fn look_for_help(&mut self, index: usize, now: Nanos) {
+        if self.serving != Some(index) {
+            return;
+        }
+        let Some(path) = &self.paths[index] else { return };
+        let (since, lost) = (path.silent_since().unwrap_or(now), path.is_lost(now));
+        if let Some(helper) = self.helper().and_then(|helper| self.paths[helper].as_mut())
+            && helper.last_heard < since
+        {
+            helper.check_soon(now);
+        }
+        if lost {
+            self.hedge_everything(now);
+        }
+    }
+
     fn write_keep_alive(&mut self, index: usize, now: Nanos, out: &mut Vec<u8>) {
-        let wants_ticket = self.nodes.ticket_is_old(now);
+        let serves = self.serving == Some(index);
+        // One node is asked for tickets, and one is told of the longest read.
+        let wants_ticket = serves && self.nodes.ticket_is_old(now);
         let age = self.nodes.ticket_age_s(now).and_then(|age| u32::try_from(age).ok());
         let outstanding = u32::try_from(self.requests.len()).unwrap_or(u32::MAX);
         let Some(path) = &mut self.paths[index] else { return };
@@ -115,13 +145,18 @@ impl Session {
             rttvar_us: micros(path.network.variation()),
             moves: u32::try_from(self.counters.moves).unwrap_or(u32::MAX),
             write_cache: self.config.write_cache,
+            role: if serves { SessionRole::Serving } else { SessionRole::Standby },
             sum_mismatches: self.counters.sum_mismatches,
             outstanding,
             ticket_age_s: if wants_ticket { u32::MAX } else { age.unwrap_or(u32::MAX) },
-            read_us_max: micros(self.read_longest),
+            read_us_max: if serves { micros(self.read_longest) } else { 0 },
+            hedges: u32::try_from(self.counters.hedged_reads).unwrap_or(u32::MAX),
+            hedges_won: u32::try_from(self.counters.hedges_won).unwrap_or(u32::MAX),
             ..KeepAlive::default()
         };
-        self.read_longest = Nanos::ZERO;
+        if serves {
+            self.read_longest = Nanos::ZERO;
+        }
         out.resize(KeepAlive::BYTES, 0);
         message.encode(out);
     }
@@ -153,9 +188,9 @@ impl Session {
         true
     }
 
-    /// Writes a train of reads for the node that serves.
+    /// Writes a train of reads for the node that serves, or for the one that stands in for it.
     fn poll_reads(&mut self, now: Nanos, out: &mut Vec<u8>) -> Option<usize> {
-        let index = self.serving?;
+        let index = self.asked_path(now)?;
         for _ in 0..TRAIN_SEGMENTS_MAX {
             if !self.write_read(index, now, out) {
                 break;
@@ -170,9 +205,7 @@ impl Session {
         if queued.is_none() && self.reads.next_ready().is_none() {
             return false;
         }
-        let Some(path) = self.paths[index].as_mut().filter(|path| path.serves()) else {
-            return false;
-        };
+        let Some(path) = &mut self.paths[index] else { return false };
         path.before_asking(now);
         if path.fresh && path.requests > 0 {
             return false;
@@ -226,6 +259,7 @@ impl Session {
             length,
             size: path.size,
             phase: Phase::Queued,
+            hedge_at: Nanos::NEVER,
             ..Request::default()
         };
         self.reads.issue(length);
@@ -233,14 +267,31 @@ impl Session {
     }
 
     /// Writes a request for up to `room` of its missing fragments and counts them as in flight.
-    fn ask(&mut self, index: usize, slot: u16, room: u32, now: Nanos, out: &mut Vec<u8>) {
+    pub(super) fn ask(
+        &mut self,
+        index: usize,
+        slot: u16,
+        room: u32,
+        now: Nanos,
+        out: &mut Vec<u8>,
+    ) {
+        let instead = self.serving != Some(index);
+        if instead {
+            self.count_hedge(slot);
+        }
+        let hedge_due = self.hedge_due(index, now);
+        if usize::from(self.requests.get(slot).hedge.path) == index {
+            // What was a copy is asked in full now.
+            self.withdraw_hedge(slot);
+        }
+        let size = self.paths[index].as_ref().expect("the caller has just used it").size;
+        self.resize(slot, size);
         let path = self.paths[index].as_mut().expect("the caller has just used it");
         let request = self.requests.get_mut(slot);
-        request.change_size(path.size);
         let wanted = lowest(request.missing(), room);
         request.attempt = if request.sent { request.attempt.wrapping_add(1) } else { 0 };
         let message = Read {
-            flags: if request.sent { Flags::AGAIN } else { Flags::NONE },
+            flags: flags(request.sent, instead),
             tag: path.at.tag,
             session: path.at.session,
             fragment_size: request.size,
@@ -259,8 +310,10 @@ impl Session {
         self.counters.retries += u64::from(std::mem::take(&mut request.lost));
         if request.sent {
             request.sent_before = request.sent_at;
+            request.repeated_at.get_or_insert(now);
         } else {
             request.first_sent_at = now;
+            request.silent_since = now;
         }
         request.timed_before = false;
         request.sent = true;
@@ -271,9 +324,21 @@ impl Session {
         request.sent_at = now;
         path.in_flight += wanted.count_ones();
         path.requests += 1;
-        let wait = Nanos(path.answers.timeout().0 << request.timeouts.min(6)).earlier(RTO_MAX);
-        self.requests.set_due(slot, now + wait.max(path.answers.timeout()));
+        let doublings = request.timeouts.saturating_sub(TIMEOUTS_PLAIN).min(6);
+        let wait = Nanos(path.answers.timeout().0 << doublings).earlier(RTO_MAX);
+        let (due, unplanned) =
+            (now + wait.max(path.answers.timeout()), request.hedge_at == Nanos::NEVER);
+        self.requests.set_due(slot, due);
+        if unplanned {
+            self.requests.set_hedge_at(slot, hedge_due);
+        }
     }
+}
+
+/// Marks of a read that was `sent` before, or is asked `instead` of at the serving node.
+fn flags(sent: bool, instead: bool) -> Flags {
+    let again = if sent { Flags::AGAIN } else { Flags::NONE };
+    if instead { again.with(Flags::HEDGED) } else { again }
 }
 
 /// Bytes up to the end of the node's cache block: reads that stay inside one are cheapest, and come whole or not at all.
@@ -303,7 +368,7 @@ fn fit(path: &super::path::Path, wanted: usize, room: u32) -> Option<usize> {
 }
 
 /// The `count` lowest set bits.
-fn lowest(bits: u64, count: u32) -> u64 {
+pub(super) fn lowest(bits: u64, count: u32) -> u64 {
     if bits.count_ones() <= count {
         return bits;
     }

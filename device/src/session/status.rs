@@ -6,6 +6,7 @@ use diskstream_wire::Nanos;
 use serde::Serialize;
 
 use super::Session;
+use super::stalls::STALL_BUCKETS_MS;
 
 /// Plain counters; they only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -40,6 +41,18 @@ pub struct Counters {
     pub unknown_session: u64,
     /// Probes of a silent node.
     pub probes: u64,
+    /// Requests asked at the standby, as copies or instead.
+    pub hedges: u64,
+    /// Callers' reads of which such a request was part.
+    pub hedged_reads: u64,
+    /// Those of them that the standby answered before the serving node did.
+    pub hedges_won: u64,
+    /// Standbys opened.
+    pub standbys_opened: u64,
+    /// Standbys given up.
+    pub standbys_lost: u64,
+    /// Moves that made the standby the serving node, without a login.
+    pub promotions: u64,
     /// Moves to another node, or new sessions at the same.
     pub moves: u64,
     /// The same by cause, in the order of [`super::MoveCause::ALL`].
@@ -125,6 +138,18 @@ pub struct SessionStatus {
     pub content_id: String,
     /// Bytes of the vDisk.
     pub size_bytes: u64,
+    /// The node that is kept warm.
+    pub standby: Option<StandbyStatus>,
+    /// Reads asked at the standby too; the same as in the counters.
+    pub hedges: u64,
+    /// Those of them that it answered first.
+    pub hedges_won: u64,
+    /// Microseconds of the longest read since the start.
+    pub stall_us_max: u64,
+    /// Reads by how long they took: upper end of each bucket in milliseconds (none: beyond), and how many.
+    pub stalls: Vec<(Option<u64>, u64)>,
+    /// The last change of node.
+    pub last_move: Option<MoveStatus>,
     /// Smoothed round trip in microseconds.
     pub srtt_us: u64,
     /// Its variation.
@@ -145,6 +170,32 @@ pub struct SessionStatus {
     pub counters: Counters,
 }
 
+/// The standby, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct StandbyStatus {
+    /// Login address of the node.
+    pub node: SocketAddr,
+    /// `open`, `silent` (it is being probed) or `dead`.
+    pub state: &'static str,
+    /// Smoothed round trip in microseconds.
+    pub srtt_us: u64,
+}
+
+/// A change of node, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct MoveStatus {
+    /// The node that served before.
+    pub from: SocketAddr,
+    /// The node that served from then on.
+    pub to: SocketAddr,
+    /// Why.
+    pub cause: &'static str,
+    /// Milliseconds that the oldest outstanding read had waited by then.
+    pub stall_ms: u64,
+    /// Milliseconds since then.
+    pub ago_ms: u64,
+}
+
 impl Session {
     /// A snapshot for people. Allocates.
     #[must_use]
@@ -163,6 +214,23 @@ impl Session {
             version: disk.map_or(0, |disk| disk.version),
             content_id: disk.map(|disk| disk.content_id.to_string()).unwrap_or_default(),
             size_bytes: disk.map_or(0, |disk| disk.size_bytes),
+            standby: self.standby_status(),
+            hedges: self.counters.hedged_reads,
+            hedges_won: self.counters.hedges_won,
+            stall_us_max: self.stalls.longest.as_micros(),
+            stalls: STALL_BUCKETS_MS
+                .iter()
+                .map(|&ms| Some(ms))
+                .chain([None])
+                .zip(self.stalls.counts)
+                .collect(),
+            last_move: self.last_move.map(|last| MoveStatus {
+                from: last.from,
+                to: last.to,
+                cause: last.cause.label(),
+                stall_ms: last.stall.as_millis(),
+                ago_ms: now.since(last.at).as_millis(),
+            }),
             srtt_us: path.map_or(0, |path| path.network.smoothed().as_micros()),
             rttvar_us: path.map_or(0, |path| path.network.variation().as_micros()),
             window_fragments: path.map_or(0, |path| path.window.fragments()),
@@ -174,5 +242,19 @@ impl Session {
             ticket_age_s: self.nodes.ticket_age_s(now),
             counters: self.counters,
         }
+    }
+
+    fn standby_status(&self) -> Option<StandbyStatus> {
+        let path = self.standby.and_then(|standby| self.paths[standby].as_ref())?;
+        let state = match (path.is_dead(), path.is_suspect()) {
+            (true, _) => "dead",
+            (_, true) => "silent",
+            _ => "open",
+        };
+        Some(StandbyStatus {
+            node: path.at.node,
+            state,
+            srtt_us: path.network.smoothed().as_micros(),
+        })
     }
 }

@@ -427,6 +427,7 @@ impl Steps {
         };
         match self.kind {
             LoginKind::Reconnect => context.counters.reconnects += 1,
+            LoginKind::Standby => context.counters.standbys_opened += 1,
             _ => context.counters.logins += 1,
         }
         Answer::Opened(Box::new((self.opening(m, hoped), disk)))
@@ -460,7 +461,8 @@ impl Steps {
         context.counters.rejects += 1;
         let ticket_is_bad =
             matches!(m.reason, RejectReason::BadProof | RejectReason::TicketExpired);
-        if ticket_is_bad && context.nodes.ticket().is_some() {
+        // One node's opinion costs a standby only; the serving node is asked for a fresh ticket in time.
+        if ticket_is_bad && context.nodes.ticket().is_some() && self.route != Route::Standby {
             context.nodes.drop_ticket();
             if self.route == Route::Ticket || self.step == Step::Start {
                 // A full login without it follows at once; this node may well admit the device then.
@@ -510,7 +512,9 @@ impl Steps {
 
     fn defer(&self, context: &mut Context<'_>, until: Nanos) {
         context.nodes.defer(self.candidate, self.route, until);
-        context.nodes.defer(self.node, Route::Ticket, until);
+        if self.route != Route::Standby {
+            context.nodes.defer(self.node, Route::Ticket, until);
+        }
     }
 
     fn go(&mut self, step: Step, to: SocketAddr, tag: u64, now: Nanos) {

@@ -4,7 +4,7 @@ use diskstream_wire::Nanos;
 
 use super::Session;
 use super::event::{Event, ReadError};
-use super::limits::{HOLDING_REPORT, PROBE_INTERVAL};
+use super::limits::{HOLDING_REPORT, PROBE_INTERVAL, PROBE_INTERVAL_MAX};
 use super::request::Phase;
 
 impl Session {
@@ -16,6 +16,7 @@ impl Session {
         if self.requests.earliest() <= now {
             self.scan_requests(now);
         }
+        self.check_rebalance(now);
         self.check_held(now);
     }
 
@@ -30,24 +31,30 @@ impl Session {
         paths
             .chain(self.seek.as_ref().map(|seek| seek.next_due()))
             .fold(self.requests.earliest(), Nanos::earlier)
+            .earlier(self.standby_seek_due())
+            .earlier(self.rebalance.as_ref().map_or(Nanos::NEVER, |(at, _)| *at))
             .earlier(self.questions_due())
             .earlier(self.held_due())
     }
 
     fn scan_requests(&mut self, now: Nanos) {
         for slot in 0..self.requests.capacity() {
-            let request = self.requests.get(slot);
-            if request.due > now {
-                continue;
-            }
-            match request.phase {
-                Phase::Asked => self.unanswered(slot, now),
-                Phase::Pending => {
-                    self.withdraw(slot);
-                    self.requests.enqueue(slot);
+            let request = self.requests.get_mut(slot);
+            if request.due <= now {
+                match request.phase {
+                    Phase::Asked => self.unanswered(slot, now),
+                    Phase::Pending => {
+                        request.spoken_of(now);
+                        self.withdraw(slot);
+                        self.requests.enqueue(slot);
+                    }
+                    Phase::Waiting => self.requests.enqueue(slot),
+                    Phase::Queued | Phase::Free => {}
                 }
-                Phase::Waiting => self.requests.enqueue(slot),
-                Phase::Queued | Phase::Free => {}
+            }
+            let request = self.requests.get(slot);
+            if request.hedge_at <= now && request.phase != Phase::Free {
+                self.consider_hedge(slot, now);
             }
         }
         self.requests.settle();
@@ -55,19 +62,24 @@ impl Session {
 
     /// A request's answer, or the rest of it, did not come in time.
     fn unanswered(&mut self, slot: u16, now: Nanos) {
-        let request = self.requests.get_mut(slot);
+        let request = self.requests.get(slot);
         let (index, sent_at, answered) =
             (usize::from(request.path), request.sent_at, request.answered);
         let path = self.paths[index].as_mut().expect("asked requests name a live path");
         if !answered {
             path.unanswered(sent_at, now);
         }
-        if path.is_suspect() {
+        let suspect = path.is_suspect();
+        if suspect && self.asked_path(now).is_none_or(|asked| asked == index) {
             // The path's probes speak for all its requests.
-            self.requests.set_due(slot, now + PROBE_INTERVAL);
+            let again = now + self.recheck();
+            self.requests.set_due(slot, again);
             return;
         }
-        path.window.lost(sent_at, now);
+        if let Some(path) = self.paths[index].as_mut().filter(|_| !suspect) {
+            path.window.lost(sent_at, now);
+        }
+        let request = self.requests.get_mut(slot);
         request.lost = true;
         request.lost_at = now;
         if !answered {
@@ -77,6 +89,16 @@ impl Session {
         self.requests.enqueue(slot);
         if !answered {
             self.full_size_lost(index, sent_at, now);
+        }
+    }
+
+    /// How soon to look again at what waits for a silent path.
+    pub(super) fn recheck(&self) -> Nanos {
+        let serving = self.serving.and_then(|serving| self.paths[serving].as_ref());
+        if serving.is_some_and(super::path::Path::is_dead) {
+            PROBE_INTERVAL_MAX
+        } else {
+            PROBE_INTERVAL
         }
     }
 

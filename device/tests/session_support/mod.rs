@@ -88,6 +88,13 @@ impl World {
         World::with_config(config(count), count, image_bytes)
     }
 
+    /// The same with other random numbers in the device.
+    pub fn with_seed(count: usize, image_bytes: usize, seed: u8) -> World {
+        let mut world = World::new(count, image_bytes);
+        world.session = Session::new(config(count), [seed; 32], world.now).unwrap();
+        world
+    }
+
     pub fn with_config(config: SessionConfig, count: usize, image_bytes: usize) -> World {
         let image = Image::new(image_bytes);
         let list: Vec<SocketAddr> =

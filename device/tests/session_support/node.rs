@@ -80,7 +80,11 @@ pub struct Node {
     pub last_start: Option<(LoginStart, Vec<u8>)>,
     pub last_service: Option<(IoServiceStart, Vec<u8>)>,
     pub reads_seen: Vec<Read>,
+    /// Whether transfers say that the vDisk is pinned to its node.
+    pub pinned: bool,
+    pub keep_alives: Vec<KeepAlive>,
     next_session: u32,
+    last_start_of: BTreeMap<SocketAddr, ([u8; 16], u32)>,
     waiting: Vec<(Nanos, SocketAddr, Read)>,
 }
 
@@ -114,7 +118,10 @@ impl Node {
             last_start: None,
             last_service: None,
             reads_seen: Vec::new(),
+            pinned: false,
+            keep_alives: Vec::new(),
             next_session: 0,
+            last_start_of: BTreeMap::new(),
             waiting: Vec::new(),
         }
     }
@@ -266,6 +273,7 @@ impl Node {
             node: Endpoint::from(self.transfer_to.unwrap_or(self.login)),
             vdisk_count: 1,
             image_mode: ImageMode::Standard,
+            policy: u32::from(self.pinned),
             size_bytes: self.image.size as u64,
             content_id: self.image.content_id,
             vdisk: Text::new("debian"),
@@ -298,11 +306,20 @@ impl Node {
             let reject = LoginReject { tag: m.tag, reason, text, ..Default::default() };
             return self.reply(out, at, from, Message::LoginReject(reject), &[]);
         }
-        let known = self.sessions.iter().find(|(_, (_, device))| *device == from).map(|(&i, _)| i);
-        let session = known.unwrap_or_else(|| {
-            self.next_session += 1;
-            self.next_session
-        });
+        // A repeat of the same start finds its session; another start ends what the device had here.
+        let session = match self.last_start_of.get(&from) {
+            Some(&(nonce, session))
+                if nonce == m.device_nonce && self.sessions.contains_key(&session) =>
+            {
+                session
+            }
+            _ => {
+                self.sessions.retain(|_, (_, device)| *device != from);
+                self.next_session += 1;
+                self.next_session
+            }
+        };
+        self.last_start_of.insert(from, (m.device_nonce, session));
         let session_tag = 0x1111_0000_0000_0000
             | u64::from(self.login.port()) << 32
             | u64::from(session)
@@ -378,6 +395,7 @@ impl Node {
             Message::ExtentsRequest(m) => self.on_extents(m, at, from, out),
             Message::KeepAlive(m) => {
                 self.last_keep_alive = Some(*m);
+                self.keep_alives.push(*m);
                 let wants = m.ticket_age_s == u32::MAX;
                 let tail = if wants { self.ticket.clone() } else { Vec::new() };
                 let reply = KeepAliveReply {
@@ -433,11 +451,9 @@ impl Node {
             Reads::Slow(time) => {
                 if !self.waiting.iter().any(|w| w.2.request_id == request_id) {
                     self.waiting.push((now + time, from, *m));
-                } else {
-                    let pending =
-                        ReadPending { flags, tag, request_id, attempt, ..Default::default() };
-                    self.reply(out, at, from, Message::ReadPending(pending), &[]);
                 }
+                let pending = ReadPending { flags, tag, request_id, attempt, ..Default::default() };
+                self.reply(out, at, from, Message::ReadPending(pending), &[]);
             }
             Reads::Busy(wait_ms) => {
                 self.reads = Reads::Answer;
