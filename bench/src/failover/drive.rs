@@ -232,7 +232,7 @@ impl Work {
             Event::ReadDone { token, buffer, result } => {
                 self.done(session, token, buffer, result.err(), now);
             }
-            Event::Moved { from, to, cause } => {
+            Event::Moved { from, to, cause, .. } => {
                 self.outcome.moves.moved(member, from, to, cause, now);
                 self.outcome.stalls.moved(now);
             }
