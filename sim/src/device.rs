@@ -290,7 +290,7 @@ impl SimDevice {
                 self.opened = Some(known);
                 self.here_since = now;
             }
-            Event::Moved { from, to, cause } => {
+            Event::Moved { from, to, cause, .. } => {
                 let since = std::mem::replace(&mut self.here_since, now);
                 self.moved.push(Moved { at: now, from, to, cause, since });
             }
