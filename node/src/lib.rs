@@ -9,6 +9,7 @@ pub mod control;
 pub mod event_loop;
 pub mod farm;
 pub mod metrics;
+pub mod peers;
 pub mod quickstart;
 pub mod running;
 pub mod serve;

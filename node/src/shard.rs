@@ -33,7 +33,7 @@ pub mod limits;
 mod load;
 mod login;
 mod mutation;
-mod random;
+pub(crate) mod random;
 mod read;
 mod serve;
 mod session;

@@ -24,6 +24,8 @@ pub enum Direction {
     ToDevice,
     /// Part of other messages, or of sealed data.
     Inside,
+    /// Node to node.
+    BetweenNodes,
 }
 
 /// One field of a table.

@@ -329,6 +329,7 @@ macro_rules! meaning {
         }
     };
 }
+pub(crate) use meaning;
 
 meaning! {
     /// What a device wants of a login.

@@ -12,6 +12,7 @@
 mod collect;
 mod health;
 mod http;
+mod peers;
 mod process;
 mod ring;
 mod sample;
@@ -22,6 +23,7 @@ mod tests;
 pub use collect::Exporter;
 pub use health::{Health, HealthState};
 pub use http::{HttpError, HttpServer, RunningHttp};
+pub use peers::{PeerSource, PeerStatusSource};
 pub use process::ProcessSource;
 pub use ring::{RingSource, RingStats};
 pub use sample::{Kind, Labels, Latencies, Sample, Samples, Source, Value};

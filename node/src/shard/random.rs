@@ -1,7 +1,7 @@
 //! Random numbers from an injected seed: unguessable to whoever has not the seed, repeatable for whoever has.
 
 /// A generator over keyed BLAKE3 in counter mode.
-pub(super) struct Random {
+pub(crate) struct Random {
     key: [u8; 32],
     counter: u64,
     block: [u8; 64],
@@ -9,11 +9,11 @@ pub(super) struct Random {
 }
 
 impl Random {
-    pub(super) fn new(seed: [u8; 32]) -> Random {
+    pub(crate) fn new(seed: [u8; 32]) -> Random {
         Random { key: seed, counter: 0, block: [0; 64], used: 64 }
     }
 
-    pub(super) fn fill(&mut self, out: &mut [u8]) {
+    pub(crate) fn fill(&mut self, out: &mut [u8]) {
         for byte in out {
             if self.used == self.block.len() {
                 let mut hasher = blake3::Hasher::new_keyed(&self.key);
@@ -29,14 +29,14 @@ impl Random {
         }
     }
 
-    pub(super) fn u64(&mut self) -> u64 {
+    pub(crate) fn u64(&mut self) -> u64 {
         let mut bytes = [0; 8];
         self.fill(&mut bytes);
         u64::from_le_bytes(bytes)
     }
 
     /// `middle` with a jitter of a quarter to both sides.
-    pub(super) fn around(&mut self, middle: u32) -> u32 {
+    pub(crate) fn around(&mut self, middle: u32) -> u32 {
         let low = middle - middle / 4;
         let width = u64::from(middle / 2) + 1;
         low + u32::try_from(self.u64() % width).expect("less than a u32 of width")

@@ -20,6 +20,7 @@ pub struct DeviceKey(pub(super) [u8; 32]);
 pub struct Keys {
     pub(super) cookie: [u8; 32],
     pub(super) ticket: [u8; 32],
+    pub(crate) peer: [u8; 32],
 }
 
 /// A farm key from a file.
@@ -118,6 +119,7 @@ impl Keys {
         Keys {
             cookie: derive("diskstream 2026-10 login cookie v1"),
             ticket: derive("diskstream 2026-10 ticket v1"),
+            peer: derive("diskstream 2026-11 datagrams between nodes v1"),
         }
     }
 }
@@ -215,6 +217,7 @@ mod tests {
     fn purposes_have_different_keys() {
         let keys = Keys::derive(&FarmKey::new([7; 32]));
         assert_ne!(keys.cookie, keys.ticket);
+        assert!(keys.peer != keys.ticket && keys.peer != keys.cookie);
         assert_ne!(keys.cookie, Keys::derive(&FarmKey::new([8; 32])).cookie);
     }
 }

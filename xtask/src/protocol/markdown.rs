@@ -174,6 +174,7 @@ fn arrow(table: &Table) -> &'static str {
         Direction::ToNode => "device → node",
         Direction::ToDevice => "node → device",
         Direction::Inside => "record",
+        Direction::BetweenNodes => "node → node",
     }
 }
 

@@ -1,0 +1,330 @@
+//! How two incarnations meet: a hello with a challenge, answers that echo it.
+//!
+//! Only an echo of a challenge that is open changes anything, so a recorded hello or answer has no effect. A hello costs one
+//! answer of its own length, at a bounded rate.
+
+use std::net::SocketAddr;
+
+use diskstream_wire::time::Nanos;
+use diskstream_wire::{PeerHead, PeerHello, PeerVerdict};
+
+use super::super::counters::PeerRefusal;
+use super::super::limits::{
+    GREET_AFTER_SILENCE, HELLO_BACKOFF, HELLO_REPLY_EVERY, NAME_HELD_FOR, PEERS_MAX, STRANGERS_MAX,
+};
+use super::super::session::{Challenge, Window};
+use super::super::status::PeerEvent;
+use super::peer::{Peer, Session};
+use super::{Peers, Stranger};
+
+/// Whose challenge an answer echoes.
+enum Echoed {
+    Peer(usize),
+    Stranger(usize),
+}
+
+impl Peers {
+    pub(super) fn hello(
+        &mut self,
+        from: SocketAddr,
+        head: &PeerHead,
+        body: &[u8],
+        now: Nanos,
+    ) -> Result<(), PeerRefusal> {
+        let (hello, _) = PeerHello::decode(body).ok_or(PeerRefusal::Malformed)?;
+        let name = readable(&hello)?;
+        if hello.challenge == 0 || head.receiver != 0 {
+            return Err(PeerRefusal::Malformed);
+        }
+        self.counters.hellos_in.inc();
+        let n = self.named(name);
+        let verdict = self.verdict(n, name, head.sender, from, now);
+        let due = match n {
+            Some(n) if verdict == PeerVerdict::Welcome => {
+                let peer = &mut self.peers[n];
+                let due = peer.replied.is_none_or(|at| now.since(at) >= HELLO_REPLY_EVERY);
+                if due {
+                    peer.replied = Some(now);
+                }
+                due
+            }
+            _ => self.stranger_bucket.take(now),
+        };
+        if !due {
+            return Err(PeerRefusal::Rate);
+        }
+        let challenge = match verdict {
+            PeerVerdict::Welcome => self.challenge_for(n, head.sender, from, now),
+            _ => 0,
+        };
+        self.hello_reply_to(from, n, head.sender, (hello.challenge, challenge, verdict));
+        match verdict {
+            PeerVerdict::Welcome => Ok(()),
+            PeerVerdict::Full => Err(PeerRefusal::Full),
+            _ => Err(PeerRefusal::NameTaken),
+        }
+    }
+
+    pub(super) fn hello_reply(
+        &mut self,
+        from: SocketAddr,
+        head: &PeerHead,
+        body: &[u8],
+        now: Nanos,
+    ) -> Result<(), PeerRefusal> {
+        let (reply, _) = PeerHello::decode(body).ok_or(PeerRefusal::Malformed)?;
+        let name = readable(&reply)?;
+        if head.receiver != self.incarnation {
+            return Err(PeerRefusal::Receiver);
+        }
+        let Some(echoed) = self.echoed(reply.echo, now) else {
+            return self.late_echo(head, now);
+        };
+        self.close(&echoed);
+        let known = self.named(name);
+        match self.verdict(known, name, head.sender, from, now) {
+            PeerVerdict::Welcome => {}
+            PeerVerdict::Full => return Err(PeerRefusal::Full),
+            _ => return Err(PeerRefusal::NameTaken),
+        }
+        if reply.verdict != PeerVerdict::Welcome {
+            let (name, verdict) = (name.to_owned(), reply.verdict);
+            self.complain(from, PeerEvent::RefusedBy { name, addr: from, verdict }, now);
+            return Err(PeerRefusal::NameTaken);
+        }
+        let n = self.place(&echoed, known, name, from, now);
+        self.peers[n].learn(reply.login, reply.rating, from);
+        self.meet(n, head, from, now);
+        if reply.challenge != 0 {
+            let answer = (reply.challenge, 0, PeerVerdict::Welcome);
+            self.hello_reply_to(from, Some(n), head.sender, answer);
+        }
+        if let Some(seen) = reply.seen.socket_addr() {
+            self.learn_own_addr(seen, now);
+        }
+        let met = self.peers[n].incarnation().is_some_and(|known| known == head.sender);
+        if met && self.peers[n].member.is_none() {
+            self.announce(n, now);
+        }
+        Ok(())
+    }
+
+    /// Somebody named another life of this node, or is not known: perhaps one of both restarted. Greeting it finds out.
+    pub(super) fn nudge(&mut self, from: SocketAddr, n: Option<usize>, now: Nanos) {
+        match n {
+            Some(n) => {
+                let peer = &mut self.peers[n];
+                if peer.nudged.is_none_or(|at| now.since(at) >= HELLO_BACKOFF.0) {
+                    peer.nudged = Some(now);
+                    self.send_hello(n, now);
+                }
+            }
+            None if self.stranger_bucket.take(now) => {
+                let challenge = self.stranger_challenge(from, now);
+                self.hello_to(from, None, challenge);
+            }
+            None => self.counters.refuse(PeerRefusal::Rate),
+        }
+    }
+
+    /// Whether a node may be the peer of this name.
+    fn verdict(
+        &mut self,
+        n: Option<usize>,
+        name: &str,
+        incarnation: u64,
+        from: SocketAddr,
+        now: Nanos,
+    ) -> PeerVerdict {
+        if name == self.config.name {
+            self.complain(from, PeerEvent::OwnNameTaken { addr: from }, now);
+            return PeerVerdict::NameTaken;
+        }
+        let Some(peer) = n.map(|n| &self.peers[n]) else {
+            // Whoever answers at an address without a name takes that place.
+            let free = self.peers.len() < PEERS_MAX
+                || self.peers.iter().any(|peer| peer.addr == from && peer.name.is_none());
+            if !free {
+                self.complain(from, PeerEvent::Full { addr: from }, now);
+            }
+            return if free { PeerVerdict::Welcome } else { PeerVerdict::Full };
+        };
+        // Two processes cannot have one address: there, another incarnation is the same node, restarted.
+        let other = peer.incarnation().is_some_and(|known| known != incarnation);
+        if other && peer.addr != from && peer.silent_for(now) < NAME_HELD_FOR {
+            let event =
+                PeerEvent::NameTaken { name: name.to_owned(), addr: from, holder: peer.addr };
+            self.complain(from, event, now);
+            return PeerVerdict::NameTaken;
+        }
+        PeerVerdict::Welcome
+    }
+
+    /// The challenge for whoever said hello; 0 when it is met already.
+    fn challenge_for(
+        &mut self,
+        n: Option<usize>,
+        incarnation: u64,
+        from: SocketAddr,
+        now: Nanos,
+    ) -> u64 {
+        let Some(n) = n else { return self.stranger_challenge(from, now) };
+        let peer = &mut self.peers[n];
+        if peer.trusted && peer.incarnation() == Some(incarnation) && peer.addr == from {
+            return 0;
+        }
+        let random = &mut self.random;
+        peer.challenge.get(now, || random.u64())
+    }
+
+    fn stranger_challenge(&mut self, addr: SocketAddr, now: Nanos) -> u64 {
+        let random = &mut self.random;
+        if let Some(known) = self.strangers.iter_mut().find(|s| s.addr == addr) {
+            return known.challenge.get(now, || random.u64());
+        }
+        if self.strangers.len() >= STRANGERS_MAX {
+            self.strangers.pop_front();
+        }
+        let mut challenge = Challenge::default();
+        let number = challenge.get(now, || random.u64());
+        self.strangers.push_back(Stranger { addr, challenge });
+        number
+    }
+
+    fn echoed(&self, echo: u64, now: Nanos) -> Option<Echoed> {
+        let peer = self.peers.iter().position(|p| p.challenge.is_answered_by(echo, now));
+        let stranger = || self.strangers.iter().position(|s| s.challenge.is_answered_by(echo, now));
+        peer.map(Echoed::Peer).or_else(|| stranger().map(Echoed::Stranger))
+    }
+
+    fn close(&mut self, echoed: &Echoed) {
+        match *echoed {
+            Echoed::Peer(n) => self.peers[n].challenge.close(),
+            Echoed::Stranger(n) => self.strangers[n].challenge.close(),
+        }
+    }
+
+    /// An answer to a challenge that another one answered before, as happens when both sides greet at once; or a replay.
+    fn late_echo(&mut self, head: &PeerHead, now: Nanos) -> Result<(), PeerRefusal> {
+        let Some(&n) = self.by_incarnation.get(&head.sender) else {
+            return Err(PeerRefusal::Challenge);
+        };
+        let session = self.peers[n].session.as_mut().expect("indexed by its session");
+        if !session.window.accept(head.sequence) {
+            return Err(PeerRefusal::Replay);
+        }
+        self.heard(n, now);
+        Ok(())
+    }
+
+    /// The place of the peer that answered: its own, that of the address that was asked, or a new one.
+    fn place(
+        &mut self,
+        echoed: &Echoed,
+        known: Option<usize>,
+        name: &str,
+        from: SocketAddr,
+        now: Nanos,
+    ) -> usize {
+        let asked = match *echoed {
+            Echoed::Peer(n) => Some(n),
+            Echoed::Stranger(n) => {
+                self.strangers.remove(n);
+                self.peers.iter().position(|peer| peer.addr == from && peer.name.is_none())
+            }
+        };
+        let asked_name = asked.map(|n| self.peers[n].name.clone());
+        match (asked_name, known) {
+            // An address without a name turns out to be a node that is known: its place is not needed.
+            (Some(None), Some(known)) => {
+                let asked = asked.expect("it has a name or none");
+                self.peers.remove(asked);
+                self.index();
+                if known > asked { known - 1 } else { known }
+            }
+            (Some(None), None) => {
+                let n = asked.expect("it has a name or none");
+                self.peers[n].name = Some(name.to_owned());
+                if self.peers[n].configured.is_none() {
+                    self.event(PeerEvent::Joined { name: name.to_owned(), addr: from });
+                }
+                n
+            }
+            (Some(Some(expected)), _) if expected != name => {
+                let found = name.to_owned();
+                let event = PeerEvent::UnexpectedName { addr: from, expected, found };
+                self.complain(from, event, now);
+                known.unwrap_or_else(|| self.join(name, from, now))
+            }
+            (_, Some(known)) => known,
+            (_, None) => self.join(name, from, now),
+        }
+    }
+
+    fn join(&mut self, name: &str, from: SocketAddr, now: Nanos) -> usize {
+        self.event(PeerEvent::Joined { name: name.to_owned(), addr: from });
+        self.peers.push(Peer::new(from, Some(name.to_owned()), now));
+        self.peers.len() - 1
+    }
+
+    /// An incarnation proved that it lives, and is taken for this peer.
+    fn meet(&mut self, n: usize, head: &PeerHead, from: SocketAddr, now: Nanos) {
+        let old = self.peers[n].incarnation();
+        let peer = &mut self.peers[n];
+        let silent = peer.silent_for(now) >= GREET_AFTER_SILENCE;
+        if old == Some(head.sender) {
+            let session = peer.session.as_mut().expect("it has an incarnation");
+            // Effective already; what matters is that it does not come again.
+            let _again = session.window.accept(head.sequence);
+        } else {
+            let window = Window::starting_at(head.sequence);
+            // Above every number that it may have seen, of an answer to its hello for one.
+            let sent = peer.session.as_ref().map_or(0, |session| session.sequence);
+            let sequence = self.sequence.max(sent);
+            let session = Session { incarnation: head.sender, window, sequence };
+            peer.session = Some(session);
+            (peer.member, peer.gone, peer.reported) = (None, None, None);
+            peer.announced = None;
+            peer.report_sequence = 0;
+            peer.assembly = None;
+            peer.drain = crate::view::DrainState::Serving;
+            self.counters.handshakes.inc();
+        }
+        // A node with several addresses may answer at another one than it is spoken to: that alone moves nothing.
+        if peer.addr != from && (silent || old != Some(head.sender)) {
+            let event =
+                PeerEvent::AddressChanged { name: peer.called(), from: peer.addr, to: from };
+            peer.addr = from;
+            self.counters.address_changes.inc();
+            self.event(event);
+        }
+        let peer = &mut self.peers[n];
+        peer.trusted = true;
+        peer.report_due = now;
+        self.heard(n, now);
+        if old != Some(head.sender) {
+            self.index();
+            if let Some(old) = old {
+                self.membership.declare_down(old, now);
+            }
+        }
+        self.changed = true;
+        self.members_moved = true;
+    }
+
+    /// A node bound to every address learns from its peers which one they see.
+    fn learn_own_addr(&mut self, seen: SocketAddr, now: Nanos) {
+        if self.membership.identity().addr.socket_addr().is_none()
+            && !self.membership.set_addr(seen.into(), now)
+        {
+            self.counters.membership_errors.inc();
+        }
+    }
+}
+
+/// The name in a hello, fit for a log line.
+fn readable(hello: &PeerHello) -> Result<&str, PeerRefusal> {
+    let name = hello.name.as_str();
+    let fit = !name.is_empty() && !name.chars().any(char::is_control);
+    if fit { Ok(name) } else { Err(PeerRefusal::Malformed) }
+}
