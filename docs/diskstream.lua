@@ -6,7 +6,7 @@ local ENUMS = {
   login_kind = { [1] = "boot", [2] = "reconnect", [3] = "standby", },
   reject_reason = { [1] = "unknown_device", [2] = "disabled", [3] = "no_vdisk_assigned", [4] = "vdisk_locked", [5] = "no_eligible_node", [6] = "version_missing", [7] = "version_pending", [8] = "protocol_too_old", [9] = "bad_proof", [10] = "duplicate_device", [11] = "ticket_expired", [12] = "no_room", },
   busy_reason = { [1] = "boot_limit", [2] = "draining", [3] = "starting", },
-  read_error = { [1] = "store_error", [2] = "out_of_range", [3] = "wrong_generation", [4] = "not_negotiated", },
+  read_error = { [1] = "store_error", [2] = "out_of_range", [3] = "wrong_generation", [4] = "not_negotiated", [5] = "store_timeout", },
   image_mode = { [1] = "standard", [2] = "private", [3] = "maintenance", },
   write_cache_type = { [0] = "none", [1] = "ram", [2] = "ram_overflow", [3] = "node", },
   notice_reason = { [1] = "stopping", [2] = "vdisk_ineligible", [3] = "rebalance", },

@@ -228,6 +228,19 @@ fn a_store_error_of_the_only_node_reaches_the_reader() {
 }
 
 #[test]
+fn a_store_that_takes_too_long_is_held_for_and_never_an_error() {
+    let mut world = opened();
+    world.node(1).reads = Reads::Fail(ReadErrorCode::StoreTimeout);
+    let token = world.start_read(0, 131_072);
+    world.run_for(ms(30_000));
+    assert!(world.result_of(token).is_none(), "the read is held");
+    world.node(1).reads = Reads::Answer;
+    world.run_until(ms(2_000), |w| w.result_of(token).is_some());
+    assert_eq!(world.result_of(token).unwrap().1, Ok(()));
+    assert_eq!(world.session.counters().reads_failed, 0);
+}
+
+#[test]
 fn extents_are_told_and_asked_for_again_when_lost() {
     let mut world = opened();
     let mut lost = false;

@@ -270,10 +270,10 @@ fn past_the_deadline_the_disk_keeps_its_frame_and_the_devices_go_elsewhere() {
     world.pass(Nanos::from_secs(10));
     let mail = world.mail_for(device.at);
     let reply = device.assemble(&read, &mail);
-    assert_eq!(reply.errors, [ReadErrorCode::StoreError]);
+    assert_eq!(reply.errors, [ReadErrorCode::StoreTimeout]);
     assert_eq!(world.event("disk_overdue"), 1);
     // Whoever asks now is told at once.
-    assert_eq!(device.read(&mut world, 0, UNIT).errors, [ReadErrorCode::StoreError]);
+    assert_eq!(device.read(&mut world, 0, UNIT).errors, [ReadErrorCode::StoreTimeout]);
     assert_eq!(world.disk.len(), 1, "nobody reads a second time into the same block");
     world.answer_disk();
     world.run();

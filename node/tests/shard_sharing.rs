@@ -109,8 +109,8 @@ fn waiting_for_another_shard_is_pending_and_overdue_like_waiting_for_the_disk() 
     assert_eq!(two.assemble(&reads[1], &mail).pending, 1);
     world.pass(Nanos::from_secs(10));
     let mail = world.mail_for(two.at);
-    assert_eq!(two.assemble(&reads[1], &mail).errors, [ReadErrorCode::StoreError]);
-    assert_eq!(two.read(&mut world, 0, UNIT).errors, [ReadErrorCode::StoreError]);
+    assert_eq!(two.assemble(&reads[1], &mail).errors, [ReadErrorCode::StoreTimeout]);
+    assert_eq!(two.read(&mut world, 0, UNIT).errors, [ReadErrorCode::StoreTimeout]);
     world.disk_runs = true;
     world.run();
     two.read_right(&mut world, 0, UNIT);

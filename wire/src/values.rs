@@ -396,6 +396,8 @@ meaning! {
         WrongGeneration = 3, "wrong_generation";
         /// The fragment size was not negotiated, or the read is too long for the session's mode.
         NotNegotiated = 4, "not_negotiated";
+        /// The store has not answered within the node's deadline. It may yet: another node is asked, and the read never fails for it.
+        StoreTimeout = 5, "store_timeout";
     }
 }
 

@@ -415,13 +415,15 @@ impl Session {
             ReadErrorCode::WrongGeneration => self.on_wrong_generation(from_path, now),
             ReadErrorCode::NotNegotiated => self.fall_back(from_path, now),
             ReadErrorCode::StoreError | ReadErrorCode::Other(_) => {
-                self.on_store_error(from_path, slot, now);
+                self.on_store_error(from_path, slot, true, now);
             }
+            ReadErrorCode::StoreTimeout => self.on_store_error(from_path, slot, false, now),
         }
     }
 
-    /// One node's store cannot give the range: another may. Only when every node said so, the read fails.
-    fn on_store_error(&mut self, from_path: usize, slot: u16, now: Nanos) {
+    /// One node's store cannot give the range: another may. Only when every node said so, the read fails; one that merely
+    /// took too long (not `final_word`) has not said so, and a slow store is no reason to fail a machine's read.
+    fn on_store_error(&mut self, from_path: usize, slot: u16, final_word: bool, now: Nanos) {
         self.counters.store_errors += 1;
         self.forget_refusals_of_old_list();
         let path = self.paths[from_path].as_mut().expect("the message came from it");
@@ -429,7 +431,10 @@ impl Session {
         let (node, errors) = (path.at.node, path.store_errors);
         let all = self.nodes.all_mask();
         // A node that drains is in no newer list: what it cannot read, those in the list may.
-        let bit = self.nodes.index_of(node).map_or(0, |index| 1 << index);
+        let bit = match self.nodes.index_of(node) {
+            Some(index) if final_word => 1 << index,
+            _ => 0,
+        };
         let request = self.requests.get_mut(slot);
         request.refused_by |= bit;
         if request.refused_by & all == all {

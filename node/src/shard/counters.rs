@@ -203,6 +203,7 @@ counters! {
         read_busy_flights: Counter, "read_busy_total"["reason" = "disk_queue"], "Answers that a read must come back, by the bound it met.";
         read_busy_cache: Counter, "read_busy_total"["reason" = "cache_full"], "Answers that a read must come back, by the bound it met.";
         read_errors_store: Counter, "read_errors_total"["code" = "store_error"], "Reads answered with an error, by code.";
+        read_errors_timeout: Counter, "read_errors_total"["code" = "store_timeout"], "Reads answered with an error, by code.";
         read_errors_range: Counter, "read_errors_total"["code" = "out_of_range"], "Reads answered with an error, by code.";
         read_errors_generation: Counter, "read_errors_total"["code" = "wrong_generation"], "Reads answered with an error, by code.";
         read_errors_negotiation: Counter, "read_errors_total"["code" = "not_negotiated"], "Reads answered with an error, by code.";

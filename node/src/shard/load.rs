@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use diskstream_ring::Errno;
 use diskstream_vdisk::{BlockHashes, ImageMap, Place, Verdict};
+use diskstream_wire::ReadErrorCode;
 use diskstream_wire::limits::UNIT_BYTES;
 use diskstream_wire::time::Nanos;
 
@@ -26,8 +27,8 @@ pub(super) enum Found {
     Waits(u32),
     /// Come back later.
     Busy(BusyCause),
-    /// The store does not give it.
-    Failed,
+    /// The store does not give it: an error, or no answer in time.
+    Failed(ReadErrorCode),
 }
 
 /// Which bound a read met.
@@ -105,7 +106,7 @@ impl Shard {
             }
             Progress::Failed => {
                 self.failed(flight);
-                Found::Failed
+                Found::Failed(ReadErrorCode::StoreError)
             }
         }
     }
@@ -121,7 +122,9 @@ impl Shard {
 
     fn join_flight(&mut self, vdisk: u32, key: BlockKey, now: Nanos) -> Found {
         match self.flights.find(key) {
-            Some(flight) if self.flights.get(flight).overdue => Found::Failed,
+            Some(flight) if self.flights.get(flight).overdue => {
+                Found::Failed(ReadErrorCode::StoreTimeout)
+            }
             Some(flight) => Found::Waits(flight),
             None if self.flights_full(vdisk) => Found::Busy(BusyCause::Flights),
             None => Found::Waits(self.add_flight(vdisk, key, now)),

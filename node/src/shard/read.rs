@@ -37,12 +37,19 @@ pub(super) struct Reading {
     /// Why something of it must come back.
     busy: Option<BusyCause>,
     /// Something of it failed.
-    failed: bool,
+    failed: Option<ReadErrorCode>,
     /// It was waiting already.
     pending: bool,
 }
 
 impl Reading {
+    /// Something of it will not come. An error of the store outweighs one that is only late.
+    fn fail(&mut self, code: ReadErrorCode) {
+        if self.failed != Some(ReadErrorCode::StoreError) {
+            self.failed = Some(code);
+        }
+    }
+
     fn job(&self, work: Work) -> NewJob {
         NewJob {
             session: self.session,
@@ -98,7 +105,7 @@ impl Shard {
             marks: !single && session.capabilities.has(Capabilities::ZERO_MARKS),
             zero: 0,
             busy: None,
-            failed: false,
+            failed: None,
             pending: false,
         };
         self.join_earlier(&mut reading, read.flags);
@@ -125,6 +132,7 @@ impl Shard {
         let c = &self.counters;
         match code {
             ReadErrorCode::StoreError | ReadErrorCode::Other(_) => c.read_errors_store.inc(),
+            ReadErrorCode::StoreTimeout => c.read_errors_timeout.inc(),
             ReadErrorCode::OutOfRange => c.read_errors_range.inc(),
             ReadErrorCode::WrongGeneration => c.read_errors_generation.inc(),
             ReadErrorCode::NotNegotiated => c.read_errors_negotiation.inc(),
@@ -275,7 +283,7 @@ impl Shard {
                 self.wait(job, flight);
             }
             Found::Busy(cause) => reading.busy = Some(cause),
-            Found::Failed => reading.failed = true,
+            Found::Failed(code) => reading.fail(code),
         }
     }
 
@@ -311,7 +319,8 @@ impl Shard {
                         self.shared.cache.unpin(first);
                         match other {
                             Found::Busy(cause) => reading.busy = Some(cause),
-                            _ => reading.failed = true,
+                            Found::Failed(code) => reading.fail(code),
+                            Found::Here(_) | Found::Waits(_) => unreachable!("matched above"),
                         }
                     }
                 }
@@ -321,7 +330,7 @@ impl Shard {
                 self.wait(job, flight);
             }
             Found::Busy(cause) => reading.busy = Some(cause),
-            Found::Failed => reading.failed = true,
+            Found::Failed(code) => reading.fail(code),
         }
     }
 
@@ -365,8 +374,7 @@ impl Shard {
             self.counters.read_pending.inc();
             self.queue_small(reading.job(Work::Pending { waited_ms }), out);
         }
-        if reading.failed {
-            let code = ReadErrorCode::StoreError;
+        if let Some(code) = reading.failed {
             self.count_read_error(code);
             self.queue_small(reading.job(Work::Error { length: reading.length, code }), out);
         } else if let Some(cause) = reading.busy {

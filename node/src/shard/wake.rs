@@ -70,7 +70,7 @@ impl Shard {
                 let wait_ms = self.busy_wait_ms(cause);
                 self.turn_into(index, Work::Busy { wait_ms });
             }
-            Found::Failed => self.turn_into_error(index),
+            Found::Failed(code) => self.turn_into_error(index, code),
         }
     }
 
@@ -121,11 +121,11 @@ impl Shard {
         self.enqueue(index);
     }
 
-    fn turn_into_error(&mut self, index: u32) {
+    fn turn_into_error(&mut self, index: u32, code: ReadErrorCode) {
         let Work::Data(data) = &self.jobs.get(index).work else {
             unreachable!("only data waits for blocks")
         };
-        let (length, code) = (data.length, ReadErrorCode::StoreError);
+        let length = data.length;
         self.count_read_error(code);
         self.turn_into(index, Work::Error { length, code });
     }
@@ -133,15 +133,15 @@ impl Shard {
     /// A block will not come: whoever waited for it is told.
     pub(super) fn failed(&mut self, index: u32) {
         let mut flight = self.remove_flight(index);
-        self.fail_waiters(&mut flight.waiters);
+        self.fail_waiters(&mut flight.waiters, ReadErrorCode::StoreError);
     }
 
-    fn fail_waiters(&mut self, waiters: &mut List) {
+    fn fail_waiters(&mut self, waiters: &mut List, code: ReadErrorCode) {
         while !waiters.is_empty() {
             let job = waiters.head;
             self.leave_flight(waiters, job);
             self.stop_waiting(job);
-            self.turn_into_error(job);
+            self.turn_into_error(job, code);
         }
     }
 
@@ -163,7 +163,7 @@ impl Shard {
         self.jobs.unlink::<SESSION>(&mut self.sessions.get_mut(session).waiting, job);
     }
 
-    /// Says "pending" to those that have waited long enough, and "store error" where the disk had its time.
+    /// Says "pending" to those that have waited long enough, and "store timeout" where the disk had its time.
     pub(super) fn tick_flights(&mut self, now: Nanos, out: &mut Outbox) {
         let mut due = Nanos::NEVER;
         let mut n = 0;
@@ -224,7 +224,7 @@ impl Shard {
             self.counters.disk_overdue.inc();
             self.event(Event::DiskOverdue { vdisk, offset, waited_ms }, out);
         }
-        self.fail_waiters(&mut waiters);
+        self.fail_waiters(&mut waiters, ReadErrorCode::StoreTimeout);
     }
 
     /// When to come back, by what is full: the disk's usual time for what is ahead, or the time that the plans that are
