@@ -8,6 +8,7 @@
 mod failover;
 mod fleet;
 mod image;
+mod net;
 mod node_process;
 mod random;
 mod read;
@@ -37,6 +38,9 @@ enum Command {
     Failover(failover::FailoverArgs),
     /// Stand between devices and a node, and lose or delay what passes.
     Relay(relay::RelayArgs),
+    /// Join the namespaces of a run of `failover`; started by it.
+    #[command(hide = true)]
+    LanRelay(net::relay::LanRelayArgs),
 }
 
 fn main() -> ExitCode {
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
         Command::Read(args) => read::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::Relay(args) => relay::run(args),
+        Command::LanRelay(args) => net::relay::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

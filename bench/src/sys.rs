@@ -2,9 +2,11 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::ptr;
+use std::time::Duration;
 
 /// Makes the kernel end the process that `command` starts when the thread that starts it ends, however that comes about.
 pub fn end_with_parent(command: &mut Command) {
@@ -64,4 +66,128 @@ pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
         }
     }
     Ok(limit.rlim_cur)
+}
+
+/// Gives the calling thread a network namespace of its own: nothing in it but a loopback interface that is down.
+pub fn unshare_network() -> io::Result<()> {
+    // SAFETY: `unshare(flags)` takes a plain number and changes only the calling thread.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWNET) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Gives the process a user namespace in which it may make network namespaces. Only before it has a second thread.
+pub fn unshare_user() -> io::Result<()> {
+    // SAFETY: `unshare(flags)` takes a plain number; it fails where the process has other threads.
+    let done = unsafe { libc::unshare(libc::CLONE_NEWUSER) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Puts the calling thread into a network namespace.
+pub fn enter_network(namespace: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: `setns(fd, nstype)` takes plain numbers and changes only the calling thread; `namespace` is open for the call.
+    let done = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Starts a command in a network namespace. `namespace` must stay open until it is started.
+pub fn start_in_network(command: &mut Command, namespace: BorrowedFd<'_>) {
+    let fd = namespace.as_raw_fd();
+    let enter = move || {
+        // SAFETY: `setns` as above; the child has its parent's descriptors until it executes another program.
+        let done = unsafe { libc::setns(fd, libc::CLONE_NEWNET) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: the closure runs between fork and exec; it makes one async-signal-safe system call, allocates nothing and
+    // takes no lock. Nothing safe sets this attribute of a child.
+    unsafe { command.pre_exec(enter) };
+}
+
+/// Leaves these descriptors open in the program that `command` starts, under the same numbers.
+pub fn inherit(command: &mut Command, fds: Vec<RawFd>) {
+    let keep = move || {
+        for &fd in &fds {
+            // SAFETY: `fcntl(fd, F_SETFD, 0)` takes plain numbers, and touches only the child's table.
+            if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec; it makes async-signal-safe system calls only, allocates nothing and
+    // takes no lock (the list was made before). Nothing safe sets this attribute of a child.
+    unsafe { command.pre_exec(keep) };
+}
+
+/// A copy of a descriptor that this program was started with, which it knows as a number only.
+pub fn inherited(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: `fcntl(fd, F_DUPFD_CLOEXEC, least)` takes plain numbers and gives a new descriptor or -1, whatever `fd` is.
+    owned(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) }.into())
+}
+
+/// An interface request with this name (`struct ifreq`).
+fn interface_request(name: &str) -> libc::ifreq {
+    // SAFETY: all-zero bytes are a valid ifreq: plain numbers and arrays.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    // The last byte stays zero.
+    let room = request.ifr_name.len() - 1;
+    for (to, from) in request.ifr_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    request
+}
+
+/// Flags as an interface request has them.
+fn interface_flags(flags: i32) -> libc::c_short {
+    libc::c_short::try_from(flags).expect("the kernel has 15 of them")
+}
+
+/// A TUN interface of the calling thread's network namespace: IP packets come out of the descriptor and go into it. It is
+/// gone when the descriptor is closed. Reads and writes do not block.
+pub fn open_tun(name: &str) -> io::Result<OwnedFd> {
+    let options = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")?;
+    let mut request = interface_request(name);
+    request.ifr_ifru.ifru_flags = interface_flags(libc::IFF_TUN | libc::IFF_NO_PI);
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which is valid and outlives the call.
+    let done = unsafe { libc::ioctl(options.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    if done == 0 { Ok(options.into()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Takes an interface down or up, in the network namespace in which `socket` was made.
+pub fn set_link(socket: BorrowedFd<'_>, name: &str, up: bool) -> io::Result<()> {
+    let mut request = interface_request(name);
+    // SAFETY: SIOCGIFFLAGS reads and writes one ifreq, which is valid and outlives the call.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: SIOCGIFFLAGS has just filled this member of the union.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    let bit = interface_flags(libc::IFF_UP);
+    request.ifr_ifru.ifru_flags = if up { flags | bit } else { flags & !bit };
+    // SAFETY: SIOCSIFFLAGS reads one ifreq, which is valid and outlives the call.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Waits until one of these is readable or the time is over; a signal ends it too.
+pub fn wait_readable(fds: &[BorrowedFd<'_>], wait: Duration) -> io::Result<()> {
+    let mut polled: Vec<libc::pollfd> = fds
+        .iter()
+        .map(|fd| libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 })
+        .collect();
+    let time = libc::timespec {
+        tv_sec: libc::time_t::try_from(wait.as_secs()).unwrap_or(libc::time_t::MAX),
+        tv_nsec: wait.subsec_nanos().into(),
+    };
+    let count = polled.len() as libc::nfds_t;
+    // SAFETY: `polled` has `count` valid entries, exclusively borrowed; `time` outlives the call; no signal mask.
+    let done = unsafe { libc::ppoll(polled.as_mut_ptr(), count, &raw const time, ptr::null()) };
+    if done >= 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
 }

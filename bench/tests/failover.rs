@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -73,6 +74,47 @@ fn where_nothing_happens_nothing_moves_and_files_tell_the_run() {
     // The last reads may end after the last bin.
     assert!((900..=1001).contains(&binned), "{series}");
     assert!(std::fs::read_to_string(plot).unwrap().starts_with("<svg"));
+}
+
+/// As [`failover`], where network namespaces can be made.
+fn in_namespaces(flags: &str) -> Option<Value> {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        println!("SKIPPED: needs root for network namespaces");
+        return None;
+    }
+    failover(flags).map(|output| json(&output))
+}
+
+#[test]
+fn a_node_that_is_cut_off_is_left_by_all_devices() {
+    let flags = "--devices 5 --mode cut --seconds 2 --rate 500 --json";
+    let Some(report) = in_namespaces(flags) else { return };
+    assert_eq!(report["devices_moved"], 5, "{report}");
+    assert_eq!(report["moves_by_cause"]["node_silent"], 5, "{report}");
+    assert_eq!(report["network"], "namespaces, bridge", "{report}");
+}
+
+#[test]
+fn notices_that_a_packet_filter_drops_cost_no_move() {
+    let flags = "--devices 5 --mode stop --block-notice-port --seconds 2 --rate 500 --json";
+    let Some(report) = in_namespaces(flags) else { return };
+    assert_eq!(report["devices_moved"], 5, "{report}");
+    assert!(number(&report, "notices_blocked") >= 5.0, "each device had one: {report}");
+    assert_eq!(report["moved_before_exit"], 5, "{report}");
+}
+
+#[test]
+fn the_relay_loses_and_delays_what_it_was_told_and_nothing_of_its_own() {
+    let flags = "--devices 40 --mode none --loss 2% --jitter-ms 10 --seconds 2 --rate 400 --json";
+    let Some(report) = in_namespaces(flags) else { return };
+    assert_eq!((&report["relay_drops"], &report["socket_drops"]), (&0.into(), &0.into()));
+    let (lost, relayed) = (number(&report["relay"], "lost"), number(&report["relay"], "relayed"));
+    // 1,600 reads of four datagrams each, and what a login needs: 2 % of at least 6,400 are 128; five standard deviations
+    // are 56 and grow slower than the rest.
+    let share = lost / (lost + relayed);
+    assert!(relayed > 6000.0 && (0.011..0.029).contains(&share), "{report}");
+    // A read's request and its last fragment are delayed by 10 ms on average, together.
+    assert!(number(&report, "stall_ms_p50") > 5.0, "{report}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Flags of `failover`, and what they mean together.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use anyhow::ensure;
 use clap::ValueEnum;
@@ -8,6 +9,7 @@ use diskstream_device::session::limits::READ_CALL_BYTES_MAX;
 use diskstream_wire::Nanos;
 use diskstream_wire::limits::UNIT_BYTES;
 
+use crate::net::Impairment;
 use crate::read::parse_size;
 
 /// Devices at most: a socket each, in one ring.
@@ -45,6 +47,33 @@ impl Mode {
     }
 }
 
+/// A share of datagrams: 0.05, 5 and 5% all mean five of a hundred. What is below 1 is a share, all else percent.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Share(pub f64);
+
+impl FromStr for Share {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Share, String> {
+        let bad = || format!("'{text}' is no share of datagrams: write 0.05, or 5%");
+        let (digits, percent) = text.strip_suffix('%').map_or((text, false), |t| (t, true));
+        let number: f64 = digits.trim().parse().map_err(|_| bad())?;
+        let share = if percent || number >= 1.0 { number / 100.0 } else { number };
+        if (0.0..1.0).contains(&share) { Ok(Share(share)) } else { Err(bad()) }
+    }
+}
+
+/// Where nodes and devices are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Network {
+    /// Namespaces where something needs them: cut, loss, delay, a packet filter. Else loopback.
+    Auto,
+    /// Addresses of 127.0.0.0/8.
+    Loopback,
+    /// A network namespace for each node and one for the fleet.
+    Namespaces,
+}
+
 /// Flags of `failover`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct FailoverArgs {
@@ -60,6 +89,18 @@ pub struct FailoverArgs {
     /// Length of the measurement; what happens, happens in its middle.
     #[arg(long, default_value_t = 10.0)]
     pub seconds: f64,
+    /// Share of datagrams that are lost, in each direction: 0.05, 5 and 5% mean the same.
+    #[arg(long, default_value = "0")]
+    pub loss: Share,
+    /// Delay of each datagram, in each direction: uniform from 0 to this many milliseconds; later ones may overtake.
+    #[arg(long, default_value_t = 0)]
+    pub jitter_ms: u32,
+    /// A packet filter drops the notices that nodes send to the devices' notice port.
+    #[arg(long)]
+    pub block_notice_port: bool,
+    /// Where nodes and devices are.
+    #[arg(long, value_enum, default_value_t = Network::Auto)]
+    pub network: Network,
     /// After a kill let the kernel answer for the dead node (ICMP port unreachable), instead of silence.
     #[arg(long)]
     pub refusals: bool,
@@ -140,11 +181,29 @@ impl FailoverArgs {
             !self.refusals || self.mode == Mode::Kill,
             "--refusals: only a killed node's kernel refuses; use it with --mode kill"
         );
+        ensure!(self.jitter_ms <= 1000, "--jitter-ms {}: must be at most 1000", self.jitter_ms);
         ensure!(
-            self.mode != Mode::Cut,
-            "--mode cut: there is no interface to cut on loopback; it needs network namespaces"
+            self.network != Network::Loopback || !self.needs_namespaces(),
+            "--network loopback: there is nothing to cut, filter or delay there; --mode cut, --loss, --jitter-ms and \
+             --block-notice-port need namespaces"
         );
         Ok(())
+    }
+
+    fn needs_namespaces(&self) -> bool {
+        self.mode == Mode::Cut || self.block_notice_port || !self.impairment().is_none()
+    }
+
+    /// Whether nodes and fleet get namespaces.
+    #[must_use]
+    pub fn in_namespaces(&self) -> bool {
+        self.network == Network::Namespaces || self.needs_namespaces()
+    }
+
+    /// What the network does to datagrams.
+    #[must_use]
+    pub fn impairment(&self) -> Impairment {
+        Impairment { loss: self.loss.0, jitter_ms: self.jitter_ms }
     }
 
     /// The measurement's length.
@@ -178,6 +237,19 @@ mod tests {
     }
 
     #[test]
+    fn shares_are_read_in_both_spellings() {
+        for (text, share) in
+            [("0.05", 0.05), ("5", 0.05), ("5%", 0.05), ("0.5%", 0.005), ("0", 0.0)]
+        {
+            let read: Share = text.parse().unwrap();
+            assert!((read.0 - share).abs() < 1e-12, "{text} gave {read:?}");
+        }
+        for bad in ["", "x", "-1", "100", "100%", "nan", "inf"] {
+            assert!(bad.parse::<Share>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn every_refusal_names_the_flag() {
         assert!(check("--mode kill").is_ok());
         assert!(check("--mode stop --devices 4000 --nodes 3 --seconds 30 --json").is_ok());
@@ -193,6 +265,10 @@ mod tests {
             ("--mode kill --image-bytes 1M", "--image-bytes"),
             ("--mode kill --rate 0", "--rate 0"),
             ("--mode stop --refusals", "--refusals"),
+            ("--mode cut --network loopback", "--network loopback"),
+            ("--mode kill --loss 0.1 --network loopback", "--network loopback"),
+            ("--mode kill --loss 100", "no share"),
+            ("--mode kill --jitter-ms 5000", "--jitter-ms 5000"),
         ] {
             let error = check(flags).unwrap_err();
             assert!(error.contains(words), "{flags:?} gave: {error}");

@@ -44,6 +44,8 @@ use report::{Full, Placement, Report, Series};
 use scene::Run;
 
 use crate::fleet::{Devices, DevicesConfig};
+use crate::net::relay::RelayCounts;
+use crate::net::{Lan, LanCounts, lan_address, may_make_namespaces};
 use crate::random::Random;
 use crate::read::{CORES, pin};
 use crate::report::{Provenance, round};
@@ -86,6 +88,9 @@ pub fn run(args: &FailoverArgs) -> anyhow::Result<()> {
 /// Flags that cannot work, nodes that cannot be started or reached.
 pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
     args.check()?;
+    if args.in_namespaces() {
+        may_make_namespaces()?;
+    }
     let files = u64::from(args.devices) + FILES_BESIDE;
     let granted = sys::raise_open_files(files).context("raising the limit of open files")?;
     ensure!(
@@ -98,8 +103,12 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("listening for signals")?;
     }
     let provenance = Provenance::of_this_machine();
+    // Nodes are hosts 0 and up, the fleet is the last one.
+    let lan = args.in_namespaces().then(|| Lan::new(args.nodes + 1, args.impairment(), args.seed));
+    let lan = lan.transpose().context("making a network")?;
+    let own = |number| if lan.is_some() { lan_address(number) } else { loopback(number) };
     let farm = Farm::write(FarmSpec {
-        addresses: addresses(args.nodes),
+        addresses: (0..args.nodes).map(own).collect(),
         devices: args.devices,
         seed: args.seed,
         image_bytes: args.image_bytes,
@@ -109,7 +118,11 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
     // Nodes are started before this thread is pinned: they would inherit its core.
     let mut nodes = Vec::new();
     for number in 0..args.nodes {
-        nodes.push(farm.start(number, |_| ())?);
+        let place = lan.as_ref().map(|lan| lan.host(number));
+        nodes.push(farm.start(number, |command| place.into_iter().for_each(|p| p.host(command)))?);
+    }
+    if let Some(lan) = &lan {
+        lan.host(args.nodes).enter()?;
     }
     let pinned = !args.no_pin && pin(CORES.1);
     let mut random = Random::new(args.seed);
@@ -122,19 +135,48 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
     };
     let mut devices = Devices::log_in(&config, &mut random)?;
     let placement = settle(args, &farm, &mut devices, &stop)?;
-    let run = scene::play(args, &farm, nodes, stop, &mut devices, random)?;
+    if let Some(lan) = lan.as_ref().filter(|_| args.block_notice_port) {
+        lan.block_port(args.nodes, devices.fleet().session(0).config().notice_port)?;
+    }
+    let run = scene::play(args, &farm, nodes, lan.as_ref(), stop, &mut devices, random)?;
+    let wire = Wire::of(args, lan)?;
     devices.detach()?;
-    let report = make_report(args, &run, placement, pinned, provenance);
+    let report = make_report(args, &run, &wire, placement, pinned, provenance);
     Ok((report, make_series(args, &run)))
 }
 
-/// Loopback addresses of this run's own, so that several runs do not meet.
-fn addresses(nodes: usize) -> Vec<IpAddr> {
-    let id = std::process::id();
-    let [.., high, low] = id.to_be_bytes();
-    let nodes = u8::try_from(nodes).expect("at most 16 nodes");
+/// A loopback address of this run's own, so that several runs do not meet.
+fn loopback(number: usize) -> IpAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let number = u8::try_from(number + 1).expect("at most 16 nodes");
     // 127.64.0.0/10: outside what people type by hand.
-    (1..=nodes).map(|n| IpAddr::V4(Ipv4Addr::new(127, 64 | (high & 0x3f), low, n))).collect()
+    IpAddr::V4(Ipv4Addr::new(127, 64 | (high & 0x3f), low, number))
+}
+
+/// What the network did.
+struct Wire {
+    network: &'static str,
+    relay: Option<RelayCounts>,
+    lan: Option<LanCounts>,
+    blocked: Option<u64>,
+}
+
+impl Wire {
+    fn of(args: &FailoverArgs, lan: Option<Lan>) -> anyhow::Result<Wire> {
+        let Some(lan) = lan else {
+            return Ok(Wire { network: "loopback", relay: None, lan: None, blocked: None });
+        };
+        let blocked = args.block_notice_port.then(|| lan.blocked(args.nodes)).transpose()?;
+        let counts = Some(lan.counts((args.mode == Mode::Cut).then_some(0))?);
+        let relay = lan.end()?;
+        let network = if relay.is_some() { "namespaces, relay" } else { "namespaces, bridge" };
+        Ok(Wire { network, relay, lan: counts, blocked })
+    }
+
+    fn drops(&self) -> u64 {
+        let relay = self.relay.map_or(0, |relay| relay.drops);
+        relay + self.lan.map_or(0, |lan| lan.interface_drops)
+    }
 }
 
 /// Waits until every device has a standby, and says who is where.
@@ -200,6 +242,7 @@ fn make_series(args: &FailoverArgs, run: &Run) -> Series {
 fn make_report(
     args: &FailoverArgs,
     run: &Run,
+    wire: &Wire,
     placement: Placement,
     pinned: bool,
     provenance: Provenance,
@@ -213,7 +256,14 @@ fn make_report(
         devices: usize::from(args.devices),
         nodes: args.nodes,
         seconds: args.seconds,
-        network: "loopback",
+        network: wire.network,
+        loss: args.loss.0,
+        jitter_ms: args.jitter_ms,
+        block_notice_port: args.block_notice_port,
+        notices_blocked: wire.blocked,
+        relay_drops: wire.drops(),
+        relay: wire.relay,
+        socket_drops: wire.lan.map(|lan| lan.socket_drops),
         refusals: (args.mode == Mode::Kill).then_some(if args.refusals {
             "delivered"
         } else {

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::args::Mode;
+use crate::net::relay::RelayCounts;
 use crate::report::Provenance;
 
 /// Figures of a run.
@@ -21,6 +22,20 @@ pub struct Report {
     pub seconds: f64,
     /// How nodes and devices are connected.
     pub network: &'static str,
+    /// Share of datagrams that the relay lost, in each direction.
+    pub loss: f64,
+    /// It delayed each by up to this.
+    pub jitter_ms: u32,
+    /// A packet filter dropped notices to the devices' notice port.
+    pub block_notice_port: bool,
+    /// How many it dropped.
+    pub notices_blocked: Option<u64>,
+    /// Datagrams that the relay lost beside those it was told to lose: must be 0, or the run says nothing.
+    pub relay_drops: u64,
+    /// What the relay did; none: there was none.
+    pub relay: Option<RelayCounts>,
+    /// Datagrams that full receive buffers of nodes and devices lost; none: not told on loopback.
+    pub socket_drops: Option<u64>,
     /// What became of datagrams for a killed node: "filtered" (silence) or "delivered" (ICMP port unreachable).
     pub refusals: Option<&'static str>,
     /// Devices did not read.
@@ -229,6 +244,12 @@ impl Report {
         if self.reads_failed > 0 {
             let reason = self.first_failure.as_deref().unwrap_or("unknown");
             return Some(format!("{} reads failed; the first: {reason}", self.reads_failed));
+        }
+        if self.relay_drops > 0 {
+            return Some(format!(
+                "the relay lost {} datagrams beside those it was told to lose: the figures say nothing",
+                self.relay_drops
+            ));
         }
         if self.reads == 0 && !self.idle {
             return Some("no read ended; give more --seconds".to_owned());

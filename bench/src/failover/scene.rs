@@ -15,6 +15,7 @@ use super::farm::Farm;
 use super::happening::Happening;
 use super::moves::Moves;
 use crate::fleet::{Counts, Devices};
+use crate::net::Lan;
 use crate::node_process::{CpuTime, NodeProcess};
 use crate::random::Random;
 
@@ -85,6 +86,7 @@ pub fn play(
     args: &FailoverArgs,
     farm: &Farm,
     nodes: Vec<NodeProcess>,
+    lan: Option<&Lan>,
     stop: Arc<AtomicBool>,
     devices: &mut Devices,
     random: Random,
@@ -106,7 +108,7 @@ pub fn play(
     let moves = Moves::new(usize::from(args.devices), victims, event);
     let mut scene = Scene::new(nodes, stop);
     if let Some(event) = event {
-        scene.prepare(args, event)?;
+        scene.prepare(args, lan, event)?;
     }
     let outcome = drive::run(devices, plan, moves, random, &mut scene)?;
     scene.end(devices, outcome, event)
@@ -146,7 +148,12 @@ impl Scene {
     }
 
     /// Gets ready what happens at `event`.
-    fn prepare(&mut self, args: &FailoverArgs, event: Nanos) -> anyhow::Result<()> {
+    fn prepare(
+        &mut self,
+        args: &FailoverArgs,
+        lan: Option<&Lan>,
+        event: Nanos,
+    ) -> anyhow::Result<()> {
         let victim = &self.nodes[0];
         let signals = victim.signals();
         self.event = event;
@@ -161,7 +168,11 @@ impl Scene {
                 self.resume_at = Some(event + PAUSE);
                 Happening::at(event, move |_| signals.send(SIGSTOP))
             }
-            Mode::Cut | Mode::None => return Ok(()),
+            Mode::Cut => {
+                let plug = lan.context("only namespaces have interfaces to cut")?.plug(0)?;
+                Happening::at(event, move |_| plug.pull().map(|()| plug))
+            }
+            Mode::None => return Ok(()),
         };
         self.ends = matches!(args.mode, Mode::Stop | Mode::Kill);
         self.happening = Some(happening?);
