@@ -211,7 +211,7 @@ pub struct ServeArgs {
     #[arg(long, default_value = "4M")]
     pub socket_buffer: Bytes,
     /// Sessions that each shard has room for.
-    #[arg(long, default_value_t = 4096)]
+    #[arg(long, default_value_t = 8192)]
     pub sessions: u32,
     /// Devices that may boot at once; 0: no limit.
     #[arg(long, default_value_t = 500)]

@@ -21,11 +21,13 @@ use diskstream_ring::ring::RingError;
 use diskstream_ring::{
     Completion, Completions, Errno, FileId, ReadPlan, Ring, SocketId, Wait, clock,
 };
+use diskstream_wire::Nanos;
 use diskstream_wire::canonical;
-use diskstream_wire::{Nanos, NodeEntry};
 
 use crate::metrics::RingStats;
+use crate::rebalance::Share;
 use crate::shard::{Event, Input, Outbox, Severity, Shard, ShardMessage, SocketRole};
+use crate::view::DrainState;
 
 /// Events of one kind that are logged in a second; the rest is counted and told with the next one. Guessed: what a
 /// person can read.
@@ -38,12 +40,23 @@ pub enum Command {
     FromShard(ShardMessage),
     /// The file of a vDisk was changed.
     VdiskChanged(u32),
-    /// Stop serving by `deadline`; devices can go to `successors`.
+    /// Take no devices, and tell those that are here to move.
     Drain {
-        /// When.
+        /// For maintenance, or because the node ends.
+        state: DrainState,
+        /// When those that are left are given up.
         deadline: Nanos,
+    },
+    /// Take devices again.
+    Resume,
+    /// Ask some devices to go elsewhere.
+    Rebalance {
+        /// Of this vDisk.
+        vdisk: u32,
+        /// So many.
+        count: u32,
         /// Where to.
-        successors: Arc<[NodeEntry]>,
+        successors: Arc<[Share]>,
     },
     /// Another shard has nothing left to serve after a drain.
     OtherDrained,
@@ -82,6 +95,10 @@ pub struct ShardThread {
 /// Completions of one turn. Guessed: enough for a full burst, small enough to stay in the cache.
 const COMPLETIONS: usize = 512;
 
+/// Completions of a turn from which there may be more behind them: the kernel hands out a multishot receive's datagrams in
+/// portions of 32 (`MULTISHOT_MAX_RETRY`).
+const MANY_COMPLETIONS: usize = 32;
+
 impl ShardThread {
     /// Runs until it is told to stop, or has drained.
     ///
@@ -93,6 +110,8 @@ impl ShardThread {
         loop {
             self.turn(&mut done)?;
             let now = clock::now();
+            let more = done.len() >= MANY_COMPLETIONS;
+            self.shard.step(Input::Turn { more }, now, &mut self.out);
             self.reap(&mut done, now);
             let stop = self.take_inbox(now);
             self.shard.flush(now, &mut self.out);
@@ -176,8 +195,12 @@ impl ShardThread {
             let input = match &command {
                 Command::FromShard(message) => Input::FromShard(*message),
                 Command::VdiskChanged(vdisk) => Input::VdiskChanged { vdisk: *vdisk },
-                Command::Drain { deadline, successors } => {
-                    Input::Drain { deadline: *deadline, successors }
+                Command::Drain { state, deadline } => {
+                    Input::Drain { state: *state, deadline: *deadline }
+                }
+                Command::Resume => Input::Resume,
+                Command::Rebalance { vdisk, count, successors } => {
+                    Input::Rebalance { vdisk: *vdisk, count: *count, successors }
                 }
                 Command::OtherDrained => {
                     self.others_drained += 1;

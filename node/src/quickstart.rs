@@ -28,6 +28,7 @@ use crate::metrics::{Health, HealthState, HttpServer, RunningHttp};
 use crate::running::{RunningNode, Sockets};
 use crate::serve;
 use crate::settings::Settings;
+use crate::view::DrainState;
 
 /// Bytes of the demo image. Guessed: large enough to take a visible moment, small enough for any machine.
 const DEMO_BYTES: u64 = 256 << 20;
@@ -200,7 +201,7 @@ impl Demo {
         if let Some(device) = self.device.take() {
             device.detach()?;
         }
-        self.node.drain(clock::now() + Nanos::from_secs(2), &[]);
+        self.node.drain(DrainState::Stopping, clock::now() + Nanos::from_secs(2));
         self.node.join()
     }
 }

@@ -12,15 +12,17 @@ use diskstream_ring::{
     clock, pin,
 };
 use diskstream_vdisk::{FlatMap, Vdisk};
-use diskstream_wire::{ContentId, Nanos, NodeEntry};
+use diskstream_wire::{ContentId, Nanos};
 
 use crate::cache::Cache;
 use crate::event_loop::{Command, ShardThread};
+use crate::farm::Farm;
 use crate::metrics::RingStats;
+use crate::rebalance::Share;
 use crate::settings::Settings;
 use crate::shard::{BootSlots, NodeShared, Outbox, Shard, VdiskEntry, WallClock};
 use crate::trust::Keys;
-use crate::view::{OwnLoad, ViewCell};
+use crate::view::{DrainState, FarmView, OwnLoad, ViewCell};
 
 /// Payload bytes of a shard's receive buffer. Derived: a train of 64 requests of 80 bytes is 5,120; a padded path probe
 /// is 8,268; rounded up to the page.
@@ -262,10 +264,30 @@ impl RunningNode {
         self.tell(|| Command::VdiskChanged(vdisk));
     }
 
-    /// Begins to drain: devices are told to move to `successors` until `deadline`.
-    pub fn drain(&self, deadline: Nanos, successors: &[NodeEntry]) {
-        let successors: Arc<[NodeEntry]> = successors.into();
-        self.tell(|| Command::Drain { deadline, successors: Arc::clone(&successors) });
+    /// Takes no devices any more, and tells those that are here to go to other nodes of the farm's view. With
+    /// [`DrainState::Stopping`] the threads end when they have, or at the deadline; with [`DrainState::Maintenance`] the node
+    /// stays, goes on serving whoever is left, and can be resumed. `OwnLoad::drain` says so from here on.
+    pub fn drain(&self, state: DrainState, deadline: Nanos) {
+        // At once, so that the peers' next report and the next login know.
+        let own = &self.shared.own.drain;
+        own.fetch_max(state as u8, std::sync::atomic::Ordering::Relaxed);
+        self.tell(|| Command::Drain { state, deadline });
+    }
+
+    /// Takes devices again after maintenance, and ends a rebalance. A node that is going to end does not.
+    pub fn resume(&self) {
+        self.tell(|| Command::Resume);
+    }
+
+    /// Asks `count` devices of a vDisk to go to nodes with less to do, as [`crate::rebalance::plan`] decided.
+    pub fn rebalance(&self, vdisk: u32, count: u32, successors: &[Share]) {
+        let successors: Arc<[Share]> = successors.into();
+        let serving: Vec<u64> = self.counters.iter().map(|c| c.sessions_serving.get()).collect();
+        let counts = split(count, &serving);
+        for (sender, count) in self.commands.iter().zip(counts) {
+            let successors = Arc::clone(&successors);
+            let _told = sender.push(Command::Rebalance { vdisk, count, successors });
+        }
     }
 
     /// True when a shard's thread has ended.
@@ -319,6 +341,21 @@ impl Drop for CallAtEnd {
     fn drop(&mut self) {
         (self.0)();
     }
+}
+
+/// Splits a count in proportion to what each shard serves.
+fn split(count: u32, serving: &[u64]) -> Vec<u32> {
+    let total = serving.iter().sum::<u64>().max(1);
+    let mut before = 0;
+    let mut given = 0;
+    let share = |of: &u64| {
+        before += of;
+        let until = u32::try_from(u64::from(count) * before / total).unwrap_or(count);
+        let share = until - given;
+        given = until;
+        share
+    };
+    serving.iter().map(share).collect()
 }
 
 /// Everything that a shard's thread needs to begin.
@@ -425,6 +462,32 @@ fn entry(name: &str, vdisk: Option<&Vdisk>) -> VdiskEntry {
     VdiskEntry::new(name, ContentId(vdisk.content_id().0), vdisk.map_shared(), hashes)
 }
 
+/// A copy that is not what the farm file prescribes takes no devices; what is pinned to one node is said once.
+fn check_content(farm: &Farm, entries: &[Arc<VdiskEntry>]) {
+    for (vdisk, entry) in farm.vdisks.iter().zip(entries) {
+        if let Some(wanted) = vdisk.content_id
+            && entry.is_here()
+            && entry.content_id != wanted
+        {
+            entry.eligible.store(false, std::sync::atomic::Ordering::Relaxed);
+            tracing::error!(
+                vdisk = vdisk.name,
+                path = %vdisk.path.display(),
+                "the copy here is {}, and the farm file prescribes {wanted}: it takes no devices. Copy the right one here, or \
+                 change content_id in the farm file",
+                entry.content_id
+            );
+        }
+        if let Some(node) = vdisk.pinned {
+            tracing::warn!(
+                vdisk = vdisk.name,
+                "pinned to node {}: its devices have no failover",
+                farm.nodes[node].name
+            );
+        }
+    }
+}
+
 fn share(
     settings: &Settings,
     arena: &Arc<Arena>,
@@ -445,8 +508,6 @@ fn share(
         .zip(vdisks)
         .map(|(config, vdisk)| Arc::new(entry(&config.name, vdisk.as_ref())))
         .collect();
-    let cell = OnceLock::new();
-    assert!(cell.set(entries).is_ok(), "a new cell is empty");
     let advertised = |addr: SocketAddr| -> SocketAddr {
         let ip: IpAddr = settings.advertise.unwrap_or(addr.ip());
         SocketAddr::new(ip, addr.port())
@@ -456,6 +517,11 @@ fn share(
         .map_err(|e| anyhow!("the kernel gives no random bytes: {e}"))?;
     let login_endpoint = advertised(login);
     let (farm, own_node) = settings.farm(login_endpoint)?;
+    check_content(&farm, &entries);
+    let view = ViewCell::default();
+    view.publish(FarmView::of_farm(&farm, own_node));
+    let cell = OnceLock::new();
+    assert!(cell.set(entries).is_ok(), "a new cell is empty");
     Ok(NodeShared {
         keys: Keys::derive(&settings.farm_key),
         farm: Arc::new(farm),
@@ -468,7 +534,7 @@ fn share(
         placement_seed,
         wall_clock: WallClock::new(clock::unix_seconds(), clock::now()),
         limits: settings.limits,
-        view: ViewCell::default(),
+        view,
         own: OwnLoad::default(),
     })
 }

@@ -14,10 +14,12 @@
 //!
 //! | part | decides |
 //! |---|---|
-//! | [`login`], [`start`] | who is let in, where to, and what a session may do |
+//! | [`login`], [`place`], [`start`] | who is let in, where to, and what a session may do |
 //! | [`read`], [`load`], [`wake`] | what a read gets: bytes, a mark, an error, or a sign of life; one disk read for each block |
 //! | [`serve`] | whose turn it is, and what shares a send |
-//! | [`keep`], [`drain`] | how sessions live, move and end |
+//! | [`keep`], [`roles`] | how sessions live, and which of them are load |
+//! | [`notices`], [`drain`], [`rebalance`] | how devices are told to move, and how a node empties |
+//! | [`pause`] | what a node that was paused takes for old |
 //! | [`invariants`] | what must be true between turns |
 
 mod boot_slots;
@@ -33,8 +35,13 @@ pub mod limits;
 mod load;
 mod login;
 mod mutation;
+mod notices;
+mod pause;
+mod place;
 pub(crate) mod random;
 mod read;
+mod rebalance;
+mod roles;
 mod serve;
 mod session;
 mod shared;
@@ -50,13 +57,15 @@ use diskstream_ring::{LocalAddr, SendPlan};
 use diskstream_wire::limits::CONTROL_BYTES_MAX;
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{
-    Capabilities, Flags, FragmentSize, Kind, LoginKind, Mac, Message, Read, Refusal, UnknownSession,
+    Capabilities, Flags, FragmentSize, Kind, LoginKind, Mac, Message, NoticeReason, Read, Refusal,
+    SessionRole, UnknownSession,
 };
 
 pub use boot_slots::BootSlots;
 pub use counters::{
     Counter, Get, HISTOGRAM_BUCKETS, Histogram, METRICS, Metric, MetricKind, ShardCounters,
 };
+pub use drain::LEFT_NAMED;
 pub use io::{
     DiskRead, EVENTS_MAX, Event, FileRef, Input, Outbox, Severity, ShardMessage, SocketRole,
 };
@@ -68,9 +77,15 @@ pub use shared::{NodeShared, VdiskEntry, WallClock, endpoint_for};
 use drain::Drain;
 use flights::Flights;
 use jobs::Jobs;
+use notices::Notices;
+use pause::Pause;
 use random::Random;
+use rebalance::Rebalance;
+use roles::Roles;
 use session::{Phase, Sessions};
 use work::End;
+
+use crate::view::ViewReader;
 
 /// The UDP payload that every path is expected to carry: a fragment of 1376 bytes and its header.
 pub(crate) const USUAL_DATAGRAM_BYTES: u16 = 1452;
@@ -90,13 +105,19 @@ pub struct Shard {
     flights: Flights,
     /// Sessions whose turn will come.
     round: VecDeque<u32>,
+    roles: Roles,
     drain: Option<Drain>,
+    rebalance: Option<Rebalance>,
+    notices: Notices,
+    pause: Pause,
+    /// The other nodes.
+    view: ViewReader,
+    /// The view that was there when the shard found itself paused: its peers may be long gone.
+    distrusted_view: Option<u64>,
+    /// When half of the expected devices is forgotten next.
+    expected_due: Nanos,
     /// When the next waiter or flight is due.
     flights_due: Nanos,
-    /// When the next notice is due.
-    notices_due: Nanos,
-    /// Number of the last notice.
-    notice_sequence: u32,
     /// When the next sweep begins.
     sweep_due: Nanos,
     /// Live sessions that the sweep under way has not looked at; they are the first in the list.
@@ -132,6 +153,8 @@ pub struct SessionView {
     pub peer: SocketAddr,
     /// Why it logged in.
     pub kind: LoginKind,
+    /// Load, or kept warm for a failure of another node.
+    pub role: SessionRole,
     /// Index of its vDisk.
     pub vdisk: u32,
     /// Whether the handshake is done.
@@ -140,6 +163,10 @@ pub struct SessionView {
     pub opened: Nanos,
     /// When it was last heard of.
     pub heard: Nanos,
+    /// Reads that it asked for.
+    pub reads: u64,
+    /// Whether it is told to move.
+    pub told: bool,
     /// Largest datagram agreed on.
     pub datagram_bytes: u16,
     /// Fragments that wait for their turn.
@@ -167,10 +194,15 @@ impl Shard {
             jobs: Jobs::new(limits.jobs()),
             flights: Flights::new(limits.flights_max),
             round: VecDeque::with_capacity(limits.sessions_max as usize),
+            roles: Roles::default(),
             drain: None,
+            rebalance: None,
+            notices: Notices::NONE,
+            pause: Pause::NONE,
+            view: ViewReader::default(),
+            distrusted_view: None,
+            expected_due: Nanos::ZERO,
             flights_due: Nanos::NEVER,
-            notices_due: Nanos::NEVER,
-            notice_sequence: 0,
             sweep_due: Nanos::NEVER,
             sweep_left: 0,
             unfinished: false,
@@ -219,9 +251,12 @@ impl Shard {
             Input::Sent { plan, result } => self.on_sent(plan, result, out),
             Input::FromShard(message) => self.on_message(message, now, out),
             Input::VdiskChanged { vdisk } => self.on_vdisk_changed(vdisk, now, out),
-            Input::Drain { deadline, successors } => {
-                self.on_drain(deadline, successors, now, out);
+            Input::Drain { state, deadline } => self.on_drain(state, deadline, now, out),
+            Input::Resume => self.on_resume(now, out),
+            Input::Rebalance { vdisk, count, successors } => {
+                self.on_rebalance(vdisk, count, successors, now, out);
             }
+            Input::Turn { more } => self.on_turn(more, now, out),
         }
     }
 
@@ -231,11 +266,10 @@ impl Shard {
             self.tick_flights(now, out);
         }
         self.sweep(now, out);
-        if now >= self.notices_due {
-            self.send_notices(now, out);
-        }
+        self.send_notices(now, out);
         self.serve(now, out);
-        self.finish_drain(now, out);
+        self.drive_drain(now, out);
+        self.pause.end_turn(self.next_deadline(), now);
         if cfg!(debug_assertions) {
             self.check_invariants(out);
         }
@@ -247,9 +281,17 @@ impl Shard {
         if self.unfinished {
             return Nanos::ZERO;
         }
-        let drain =
-            self.drain.as_ref().filter(|d| !d.finished).map_or(Nanos::NEVER, |d| d.deadline);
-        self.flights_due.earlier(self.notices_due).earlier(self.sweep_due).earlier(drain)
+        let drain = self.drain.as_ref().map_or(Nanos::NEVER, Drain::due);
+        self.flights_due.earlier(self.notices.due).earlier(self.sweep_due).earlier(drain)
+    }
+
+    /// A turn begins. One that is far too late means that the node was paused.
+    fn on_turn(&mut self, more: bool, now: Nanos, out: &mut Outbox) {
+        let Some(late) = self.pause.begin_turn(more, now) else { return };
+        self.counters.pauses.inc();
+        self.view.look(&self.shared.view);
+        self.distrusted_view = Some(self.view.version());
+        self.event(Event::Paused { late_ms: late.as_millis() }, out);
     }
 
     /// The sessions, for a status command.
@@ -259,10 +301,13 @@ impl Shard {
             mac: s.mac,
             peer: s.peer,
             kind: s.kind,
+            role: s.role,
             vdisk: s.vdisk,
             open: s.phase == Phase::Open,
             opened: s.opened,
             heard: s.heard,
+            reads: s.reads,
+            told: s.notice.is_some(),
             datagram_bytes: s.datagram_bytes,
             queued_fragments: s.queued_fragments,
             figures: s.figures,
@@ -365,11 +410,10 @@ impl Shard {
 
     /// Marks of every reply of a session.
     fn flags_of(&self, session: u32) -> Flags {
-        if self.drain.is_some() || self.sessions.get(session).notice.is_some() {
-            Flags::DRAINING
-        } else {
-            Flags::NONE
-        }
+        // Whoever is only asked to make room has time for the notice: the mark would make all of them move at once.
+        let notice = self.sessions.get(session).notice;
+        let must_go = notice.is_some_and(|notice| notice.reason != NoticeReason::Rebalance);
+        if self.drain.is_some() || must_go { Flags::DRAINING } else { Flags::NONE }
     }
 
     fn vdisk_of(&self, session: u32) -> &Arc<VdiskEntry> {

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex};
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{ContentId, NodeEntry};
 
+use crate::farm::Farm;
+
 /// Whether a peer lives, as far as this node knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum PeerState {
@@ -121,6 +123,22 @@ pub struct PeerView {
 }
 
 impl PeerView {
+    /// A node that was never heard of: it is in lists, behind those that are up, and not chosen.
+    #[must_use]
+    pub fn unknown(name: &str, login: SocketAddr, rating: u16) -> PeerView {
+        PeerView {
+            name: name.to_owned(),
+            login,
+            rating,
+            state: PeerState::Unknown,
+            drain: DrainState::Serving,
+            load: Load::default(),
+            reported: Nanos::ZERO,
+            versions: Arc::new([]),
+            placed: Arc::default(),
+        }
+    }
+
     /// As it stands in lists.
     #[must_use]
     pub fn entry(&self) -> NodeEntry {
@@ -139,6 +157,17 @@ impl PeerView {
 pub struct FarmView {
     /// The other nodes, in no particular order; never this one.
     pub peers: Vec<PeerView>,
+}
+
+impl FarmView {
+    /// What a node knows before it heard of any other: the farm's other nodes, all unknown.
+    #[must_use]
+    pub fn of_farm(farm: &Farm, own_node: usize) -> FarmView {
+        let others = farm.nodes.iter().enumerate().filter(|(n, _)| *n != own_node);
+        let unknown =
+            others.map(|(_, node)| PeerView::unknown(&node.name, node.login(), node.rating));
+        FarmView { peers: unknown.collect() }
+    }
 }
 
 /// Where the present view is found.
@@ -186,6 +215,12 @@ impl ViewReader {
         }
         &self.view
     }
+
+    /// Number of the view that was looked at last; 0 before the first. A greater one is newer.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
 }
 
 /// What the shards of this node count together, for its own place in the farm and for its reports.
@@ -195,6 +230,9 @@ pub struct OwnLoad {
     pub sessions: AtomicU32,
     /// Standby sessions.
     pub standbys: AtomicU32,
+    /// Devices that logins placed here and whose session has not begun: without them, a burst of logins would all see the
+    /// same load. Half of it is forgotten each second, because some devices never come.
+    pub expected: AtomicU32,
     /// Whether this node takes devices: a [`DrainState`].
     pub drain: AtomicU8,
 }
@@ -241,16 +279,7 @@ mod tests {
     }
 
     fn peer(name: &str) -> PeerView {
-        PeerView {
-            name: name.to_owned(),
-            login: SocketAddr::from(([10, 0, 0, 1], 6910)),
-            rating: 100,
-            state: PeerState::Up,
-            drain: DrainState::Serving,
-            load: Load::default(),
-            reported: Nanos::ZERO,
-            versions: Arc::new([]),
-            placed: Arc::default(),
-        }
+        let login = SocketAddr::from(([10, 0, 0, 1], 6910));
+        PeerView { state: PeerState::Up, ..PeerView::unknown(name, login, 100) }
     }
 }

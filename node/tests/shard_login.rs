@@ -158,14 +158,32 @@ fn the_farm_decides_who_may_log_in() {
     assert_eq!(c.logins_transferred.get(), 1);
 }
 
+/// A device whose session has begun, and that boots.
+fn begin(world: &mut World, n: u8) -> Device {
+    let mut device = Device::new(n);
+    device.login(world);
+    device.get_io_port(world);
+    let mail = device.try_start(world);
+    assert!(matches!(mail.message(), Message::LoginComplete(_)), "{:?}", mail.message());
+    device
+}
+
 #[test]
 fn boots_are_limited_and_those_who_go_on_are_not() {
     let mut world = World::new(Setup { boot_limit: 2, ..Setup::default() });
-    let mut one = Device::new(1);
-    one.login(&mut world);
+    let mut early = Device::new(9);
+    early.login(&mut world);
+    assert_eq!(world.shared.boot_slots.in_use(world.now), 0, "a login may lead elsewhere");
+    let mut one = begin(&mut world, 1);
+    one.try_start(&mut world);
     one.try_login(&mut world);
-    let mut two = Device::new(2);
-    two.login(&mut world);
+    begin(&mut world, 2);
+    assert_eq!(world.shared.boot_slots.in_use(world.now), 2, "repeats take no second one");
+    assert_eq!(
+        busy(&early.try_start(&mut world)).0,
+        BusyReason::BootLimit,
+        "the slots went meanwhile"
+    );
     let mut three = Device::new(3);
     let (reason, wait_ms) = busy(&three.try_login(&mut world));
     assert_eq!(reason, BusyReason::BootLimit);
@@ -181,26 +199,31 @@ fn boots_are_limited_and_those_who_go_on_are_not() {
     assert_eq!(busy(&three.try_login(&mut world)).0, BusyReason::BootLimit);
     three.ticket = vec![1; 300];
     assert_eq!(busy(&three.try_login(&mut world)).0, BusyReason::BootLimit);
-    // With its own it is exempt, whatever the slots.
-    let mut again = Device { kind: LoginKind::Reconnect, ..one.clone() };
+    // With its own it is exempt, whatever the slots; so is a standby.
+    let mut again = Device { kind: LoginKind::Reconnect, ..early.clone() };
     again.login(&mut world);
+    assert!(matches!(again.try_start(&mut world).message(), Message::LoginComplete(_)));
     again.kind = LoginKind::Standby;
+    again.nonce = [77; 16];
     again.login(&mut world);
+    assert!(matches!(again.try_start(&mut world).message(), Message::LoginComplete(_)));
     let c = world.counters(0);
     assert_eq!((c.logins_reconnected.get(), c.logins_standby.get()), (1, 1));
 
     // The handshake frees a slot.
-    one.get_io_port(&mut world);
-    one.try_start(&mut world);
     one.shake_hands(&mut world);
-    let mut three = Device::new(3);
-    three.login(&mut world);
+    let three = begin(&mut world, 3);
     let mut four = Device::new(4);
     assert_eq!(busy(&four.try_login(&mut world)).0, BusyReason::BootLimit);
-    // So do sixty seconds.
-    world.pass(Nanos::from_secs(60));
-    four.login(&mut world);
+    // So does the end of a session that nobody confirmed: the second's, while the third reads as a boot loader does.
+    let info = VdiskInfoRequest { tag: three.tag, session: three.session, ..Default::default() };
+    three.ask(&mut world, |buf, _| info.encode(buf));
+    world.pass(Nanos::from_secs(12));
     assert_eq!(world.shared.boot_slots.in_use(world.now), 1);
+    begin(&mut world, 4);
+    // And a minute, whatever the device does.
+    world.pass(Nanos::from_secs(48));
+    assert_eq!(world.shared.boot_slots.in_use(world.now), 0);
 }
 
 #[test]

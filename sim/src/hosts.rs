@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use diskstream_wire::{Endpoint, Mac, NodeEntry};
+use diskstream_wire::Mac;
 
 /// Login port of every node; its shards follow.
 pub const LOGIN_PORT: u16 = 6910;
@@ -37,12 +37,6 @@ pub fn node_at(ip: IpAddr) -> Option<usize> {
 #[must_use]
 pub fn node_name(node: usize) -> String {
     format!("n{node}")
-}
-
-/// A node as lists name it.
-#[must_use]
-pub fn node_entry(node: usize) -> NodeEntry {
-    NodeEntry { login: Endpoint::from(node_login(node)), rating: 100, ..NodeEntry::default() }
 }
 
 fn octets(device: usize) -> [u8; 2] {

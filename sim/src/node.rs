@@ -12,11 +12,11 @@ use diskstream_node::shard::{
     SocketRole, VdiskEntry, WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
-use diskstream_node::view::{OwnLoad, ViewCell};
+use diskstream_node::view::{DrainState, FarmView, OwnLoad, ViewCell};
 use diskstream_ring::{Arena, ArenaConfig, Errno, HugePages, LocalAddr, SendPlan};
-use diskstream_wire::{Nanos, NodeEntry};
+use diskstream_wire::Nanos;
 
-use crate::hosts::{LOGIN_PORT, node_entry, node_ip, node_login, vdisk_name};
+use crate::hosts::{LOGIN_PORT, node_ip, node_login, vdisk_name};
 use crate::image::SimImage;
 use crate::network::Datagram;
 use crate::options::{DiskFaults, Options};
@@ -152,17 +152,11 @@ impl SimNode {
         self.step(shard, input, now, sent);
     }
 
-    /// Tells every shard to drain towards these nodes.
-    pub fn drain(
-        &mut self,
-        deadline: Nanos,
-        successors: &[usize],
-        now: Nanos,
-        sent: &mut Vec<Datagram>,
-    ) {
-        let entries: Vec<NodeEntry> = successors.iter().map(|&n| node_entry(n)).collect();
+    /// Tells every shard to drain. Where devices can go is in the node's view of the farm.
+    pub fn drain(&mut self, deadline: Nanos, now: Nanos, sent: &mut Vec<Datagram>) {
+        let state = DrainState::Stopping;
         for shard in 0..self.shards.len() {
-            self.step(shard, Input::Drain { deadline, successors: &entries }, now, sent);
+            self.step(shard, Input::Drain { state, deadline }, now, sent);
         }
     }
 
@@ -357,6 +351,8 @@ fn shared(
         flights_max: 64,
         ..Limits::default()
     };
+    let view = ViewCell::default();
+    view.publish(FarmView::of_farm(farm, spec.identity));
     NodeShared {
         keys: Keys::derive(&FarmKey::new(spec.farm_key)),
         farm: Arc::clone(farm),
@@ -371,7 +367,7 @@ fn shared(
         placement_seed: random.seed(),
         wall_clock: WallClock::new(1_700_000_000u64.saturating_add_signed(spec.clock_s), now),
         limits,
-        view: ViewCell::default(),
+        view,
         own: OwnLoad::default(),
     }
 }

@@ -404,12 +404,9 @@ impl World {
         if self.drains[node].is_some() {
             return;
         }
-        let others = (0..self.nodes.len()).filter(|&n| n != node && self.drains[n].is_none());
-        let successors: Vec<usize> = others.filter(|&n| self.nodes[n].is_some()).collect();
-        let patience = if successors.is_empty() { 2 } else { 15 };
-        let deadline = self.now + Nanos::from_secs(patience);
+        let deadline = self.now + Nanos::from_secs(15);
         let Some(n) = &mut self.nodes[node] else { return };
-        n.drain(deadline, &successors, self.now, &mut self.sent);
+        n.drain(deadline, self.now, &mut self.sent);
         self.drains[node] = Some(down);
         self.causes.node(node, true, self.now);
         self.after_node(node);

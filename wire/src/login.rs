@@ -74,7 +74,7 @@ message! {
         image_mode: ImageMode = "image_mode" @ 51,
         /// Policy bits: 1 = pinned to one node (no failover).
         policy: u32 = "u32" @ 52,
-        /// Bytes of the vDisk.
+        /// Bytes of the vDisk; 0: this node does not hold it, the I/O node tells.
         size_bytes: u64 = "u64" @ 56,
         /// The content that every node of the list must hold.
         content_id: ContentId = "content_id" @ 64,

@@ -5,12 +5,16 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
-use diskstream_wire::limits::{DEVICE_NOTICE_PORT, IO_PORTS, LOGIN_PORT, NODES_MAX, PEER_PORTS};
-use diskstream_wire::{ImageMode, Mac, WriteCacheType};
+use diskstream_wire::limits::{DEVICE_NOTICE_PORT, IO_PORTS, LOGIN_PORT, PEER_PORTS};
+use diskstream_wire::{ContentId, ImageMode, Mac, WriteCacheType};
 use toml::Spanned;
 
 use super::file::{RawDevice, RawFarm, RawHead, RawNode, RawStore, RawVdisk};
-use super::{BOOT_LIMIT_DEFAULT, Defect, Device, Devices, Farm, Node, Store, Vdisk};
+use super::{
+    Affinity, BOOT_LIMIT_DEFAULT, Defect, Device, Devices, FARM_NODES_MAX, Farm, Node, Store,
+    Subnet, Vdisk,
+};
+use crate::rebalance;
 
 /// Names of vDisks travel in 64 bytes, all others in 32.
 const VDISK_NAME_BYTES_MAX: usize = 64;
@@ -40,7 +44,12 @@ impl<'a> Check<'a> {
         let nodes = self.nodes(&raw.node, &stores);
         let vdisks = self.vdisks(&raw.vdisk, &stores, &nodes);
         let devices = self.devices(&raw.device, &vdisks, raw.farm.accept_mac_alone);
-        let RawHead { name, key_file, epoch, boot_limit, .. } = raw.farm;
+        let RawHead { name, key_file, epoch, boot_limit, rebalance, rebalance_trigger, .. } =
+            raw.farm;
+        let trigger = rebalance_trigger.map_or(rebalance::TRIGGER_PERCENT, |v| {
+            let (least, most) = rebalance::TRIGGER_RANGE;
+            self.number("rebalance_trigger", &v, i64::from(least), i64::from(most))
+        });
         self.name("the farm", &name, NAME_BYTES_MAX);
         let farm = Farm {
             key_file: Some(self.path("key_file", &key_file)),
@@ -48,6 +57,10 @@ impl<'a> Check<'a> {
             epoch: epoch.map_or(0, |v| self.number("epoch", &v, 0, i64::MAX)),
             boot_limit: boot_limit
                 .map_or(BOOT_LIMIT_DEFAULT, |v| self.number("boot_limit", &v, 0, 1_000_000)),
+            rebalance: rebalance::Settings {
+                enabled: rebalance.unwrap_or(false),
+                trigger_percent: trigger,
+            },
             nodes,
             stores,
             vdisks,
@@ -71,10 +84,10 @@ impl<'a> Check<'a> {
         if raw.is_empty() {
             self.add(0..0, "the farm has no node; add a [[node]] with name and address".to_owned());
         }
-        if let Some(extra) = raw.get(NODES_MAX) {
+        if let Some(extra) = raw.get(FARM_NODES_MAX) {
             self.add(
                 extra.span(),
-                format!("{} nodes; a farm has at most {NODES_MAX}, so remove some", raw.len()),
+                format!("{} nodes; a farm has at most {FARM_NODES_MAX}, so remove some", raw.len()),
             );
         }
         let mut seen = Seen::new();
@@ -122,6 +135,7 @@ impl<'a> Check<'a> {
             peer_port,
             rating: raw.power.as_ref().map_or(100, |power| self.rating(power)),
             stores: self.node_stores(raw, stores),
+            subnet: raw.subnet.as_ref().and_then(|subnet| self.subnet(subnet)),
         }
     }
 
@@ -176,6 +190,7 @@ impl<'a> Check<'a> {
             self.add(raw.file.span(), text);
         }
         let write_cache_bytes = raw.write_cache_bytes.as_ref();
+        let pinned = raw.node.as_ref().and_then(|name| self.pinned(name, store, nodes));
         Vdisk {
             name: raw.name.get_ref().clone(),
             store: store.unwrap_or(0),
@@ -184,6 +199,73 @@ impl<'a> Check<'a> {
             write_cache: self.write_cache(raw.write_cache.as_ref()),
             write_cache_bytes: write_cache_bytes
                 .map_or(0, |v| self.number("write_cache_bytes", v, 0, i64::MAX)),
+            pinned,
+            affinity: self.affinity(raw.subnet_affinity.as_ref(), nodes),
+            content_id: raw.content_id.as_ref().and_then(|id| self.content_id(id)),
+        }
+    }
+
+    /// The one node that is to serve a vDisk; it must have the store.
+    fn pinned(
+        &mut self,
+        raw: &Spanned<String>,
+        store: Option<usize>,
+        nodes: &[Node],
+    ) -> Option<usize> {
+        let known = nodes.iter().map(|node| node.name.as_str());
+        let node = self.reference("node", "[[node]]", raw, known)?;
+        if let Some(store) = store
+            && !nodes[node].stores.contains(&store)
+        {
+            let text = format!(
+                "node {:?} does not have the vDisk's store; add the store to its stores, or name another node",
+                raw.get_ref()
+            );
+            self.add(raw.span(), text);
+        }
+        Some(node)
+    }
+
+    fn affinity(&mut self, raw: Option<&Spanned<String>>, nodes: &[Node]) -> Affinity {
+        let Some(raw) = raw else { return Affinity::None };
+        let Some(affinity) = Affinity::of_label(raw.get_ref()) else {
+            let text = format!(
+                "subnet_affinity {:?} is unknown; use \"none\", \"best_effort\" or \"fixed\"",
+                raw.get_ref()
+            );
+            self.add(raw.span(), text);
+            return Affinity::None;
+        };
+        if affinity != Affinity::None && nodes.iter().all(|node| node.subnet.is_none()) {
+            let text = format!(
+                "subnet_affinity is {:?}, but no node says where it is; write subnet = \"10.0.0.0/24\" into the nodes",
+                raw.get_ref()
+            );
+            self.add(raw.span(), text);
+        }
+        affinity
+    }
+
+    fn content_id(&mut self, raw: &Spanned<String>) -> Option<ContentId> {
+        let id = blake3::Hash::from_hex(raw.get_ref()).ok().map(|hash| ContentId(*hash.as_bytes()));
+        if id.is_none() {
+            let text = format!(
+                "content_id {:?} is none: write the 64 hexadecimal digits that `diskstream-node vdisk hash` shows",
+                raw.get_ref()
+            );
+            self.add(raw.span(), text);
+        }
+        id
+    }
+
+    fn subnet(&mut self, raw: &Spanned<String>) -> Option<Subnet> {
+        match raw.get_ref().parse() {
+            Ok(subnet) => Some(subnet),
+            Err(error) => {
+                let text = format!("subnet {:?} is none: {error}", raw.get_ref());
+                self.add(raw.span(), text);
+                None
+            }
         }
     }
 

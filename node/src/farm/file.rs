@@ -24,6 +24,8 @@ pub(super) struct RawHead {
     pub(super) key_file: Spanned<String>,
     pub(super) epoch: Option<Spanned<i64>>,
     pub(super) boot_limit: Option<Spanned<i64>>,
+    pub(super) rebalance: Option<bool>,
+    pub(super) rebalance_trigger: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) accept_mac_alone: bool,
 }
@@ -38,6 +40,7 @@ pub(super) struct RawNode {
     pub(super) peer_port: Option<Spanned<i64>>,
     pub(super) power: Option<Spanned<f64>>,
     pub(super) stores: Option<Vec<Spanned<String>>>,
+    pub(super) subnet: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -56,6 +59,9 @@ pub(super) struct RawVdisk {
     pub(super) mode: Option<Spanned<String>>,
     pub(super) write_cache: Option<Spanned<String>>,
     pub(super) write_cache_bytes: Option<Spanned<i64>>,
+    pub(super) node: Option<Spanned<String>>,
+    pub(super) subnet_affinity: Option<Spanned<String>>,
+    pub(super) content_id: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]

@@ -7,11 +7,13 @@
 //! |---|---|
 //! | `file` | the shape of the file, unknown keys refused |
 //! | `check` | what the shape cannot say: references, duplicates, ranges |
+//! | `subnet` | which devices are near which nodes |
 //! | `error` | one line per defect |
 
 mod check;
 mod error;
 mod file;
+mod subnet;
 #[cfg(test)]
 mod tests;
 
@@ -22,16 +24,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use diskstream_wire::limits::{DEVICE_NOTICE_PORT, NODES_MAX};
-use diskstream_wire::{Endpoint, ImageMode, Mac, NodeEntry, WriteCacheType};
+use diskstream_wire::{ContentId, Endpoint, ImageMode, Mac, NodeEntry, WriteCacheType};
 
 pub use error::{Defect, FarmError};
+pub use subnet::{Affinity, BadSubnet, Subnet};
 
+use crate::rebalance;
 use crate::trust::DeviceKey;
 
 /// An annotated farm file that is correct.
 pub const EXAMPLE: &str = include_str!("example.toml");
 /// A farm file is no longer than this. Guessed: 100,000 devices of 200 bytes each, three times over.
 pub const FILE_BYTES_MAX: u64 = 64 << 20;
+/// Nodes of a farm at most: what the peer protocol carries. A device's list names the best 16 of them.
+pub const FARM_NODES_MAX: usize = 256;
 /// Devices that may boot at once, unless the file says otherwise (PVS's default).
 pub const BOOT_LIMIT_DEFAULT: u32 = 500;
 
@@ -46,6 +52,8 @@ pub struct Farm {
     pub epoch: u64,
     /// Devices that may boot at once on a node; 0: any number.
     pub boot_limit: u32,
+    /// Whether and when devices are moved to even out the load.
+    pub rebalance: rebalance::Settings,
     /// The nodes, in the file's order.
     pub nodes: Vec<Node>,
     /// The stores, in the file's order.
@@ -72,6 +80,8 @@ pub struct Node {
     pub rating: u16,
     /// Indices of the stores it has.
     pub stores: Vec<usize>,
+    /// The devices that it is near to; none: it counts as far from all.
+    pub subnet: Option<Subnet>,
 }
 
 /// A directory of vDisk files.
@@ -98,6 +108,12 @@ pub struct Vdisk {
     pub write_cache: WriteCacheType,
     /// Bytes of that write cache; 0: the device decides.
     pub write_cache_bytes: u64,
+    /// Index of the only node that may serve it; none: any node that holds it.
+    pub pinned: Option<usize>,
+    /// Whether its devices are served from their own subnet.
+    pub affinity: Affinity,
+    /// What its bytes must be; none: what the nodes hold.
+    pub content_id: Option<ContentId>,
 }
 
 /// A diskless machine.
@@ -167,12 +183,14 @@ impl Farm {
             peer_port: diskstream_wire::limits::PEER_PORTS.0,
             rating: 100,
             stores: vec![0],
+            subnet: None,
         });
         Farm {
             name: "single image".to_owned(),
             key_file: None,
             epoch: 0,
             boot_limit,
+            rebalance: rebalance::Settings::default(),
             nodes: nodes.collect(),
             stores: vec![Store { name: "image".to_owned(), path: directory }],
             vdisks: vec![Vdisk {
@@ -182,6 +200,9 @@ impl Farm {
                 mode: ImageMode::Standard,
                 write_cache: WriteCacheType::Ram,
                 write_cache_bytes: 0,
+                pinned: None,
+                affinity: Affinity::None,
+                content_id: None,
             }],
             devices: Devices::Any(Device {
                 mac: Mac::default(),

@@ -141,10 +141,12 @@ fn references_must_resolve() {
 fn lists_must_not_be_empty_or_too_long() {
     let node = "[[node]]\nname = \"alpha\"\naddress = \"10.0.0.11\"\n";
     assert_defect(node, "", "1:1: ", &["no node", "[[node]]"]);
-    let many: String = (0..17)
-        .map(|n| format!("[[node]]\nname = \"n{n}\"\naddress = \"10.0.0.{}\"\n", n + 1))
+    let many: String = (0..257)
+        .map(|n| {
+            format!("[[node]]\nname = \"n{n}\"\naddress = \"10.0.{}.{}\"\n", n / 250, n % 250 + 1)
+        })
         .collect();
-    assert_defect(node, &many, "54:1: ", &["17 nodes", "at most 16"]);
+    assert_defect(node, &many, "774:1: ", &["257 nodes", "at most 256"]);
     let lines = parse("[farm]\nname = \"a\"\nkey_file = \"k\"\n").unwrap_err().to_string();
     assert_eq!(lines.lines().count(), 2, "{lines}");
     assert!(lines.contains("no node") && lines.contains("no vDisk"));

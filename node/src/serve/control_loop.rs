@@ -184,7 +184,7 @@ impl<'s> ControlLoop<'s> {
             Some(drain) => drain.again(state, now, patience),
             None => self.drain = Some(Drain::begin(state, sessions, now, patience)),
         }
-        self.node.drain(now + patience, self.settings.successors());
+        self.node.drain(state, now + patience);
     }
 
     fn resume(&mut self, reply: Reply) {
@@ -193,6 +193,7 @@ impl<'s> ControlLoop<'s> {
         }
         if let Some(drain) = self.drain.take() {
             drain.cancelled();
+            self.node.resume();
             tracing::info!("maintenance is over: taking devices again");
             service::status("serving");
             self.health.set(health_of(&self.node));
@@ -254,7 +255,7 @@ impl<'s> ControlLoop<'s> {
 
 /// Sessions that a drain waits for.
 fn sessions(node: &RunningNode) -> u32 {
-    let open: u64 = node.counters().iter().map(|shard| shard.sessions.get()).sum();
+    let open: u64 = node.counters().iter().map(|shard| shard.sessions_serving.get()).sum();
     u32::try_from(open).unwrap_or(u32::MAX)
 }
 

@@ -1,4 +1,4 @@
-//! Who is booting: a bounded number of slots, shared by all shards through atomics.
+//! Who is booting here: a bounded number of slots, shared by all shards through atomics.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -7,7 +7,7 @@ use diskstream_wire::time::Nanos;
 
 use super::limits::BOOT_SLOT_FOR;
 
-/// The boot limit's slots. One is taken by a login and freed by the handshake, or by itself after
+/// The boot limit's slots. One is taken when a boot's session begins and freed by its handshake, by its end, or by itself after
 /// [`super::limits::BOOT_SLOT_FOR`].
 ///
 /// A slot is one word: the second in which it expires (from the shards' clock) and a hash of the MAC, so that a repeated
@@ -50,6 +50,18 @@ impl BootSlots {
     pub fn in_use(&self, now: Nanos) -> usize {
         let now_seconds = now.0 / 1_000_000_000;
         self.slots.iter().filter(|slot| !is_free(slot.load(Relaxed), now_seconds)).count()
+    }
+
+    /// Whether a device could take a slot now, or has one.
+    #[must_use]
+    pub fn has_room(&self, mac: Mac, now: Nanos) -> bool {
+        let now_seconds = now.0 / 1_000_000_000;
+        let wanted = word(0, mac);
+        self.slots.is_empty()
+            || self.slots.iter().any(|slot| {
+                let seen = slot.load(Relaxed);
+                is_free(seen, now_seconds) || same_mac(seen, wanted)
+            })
     }
 
     /// Takes a slot for a device, or finds the one that it has; false when all are taken.
@@ -97,11 +109,13 @@ mod tests {
         let slots = BootSlots::new(2);
         let now = Nanos::from_secs(1000);
         assert!(slots.take(mac(1), now) && slots.take(mac(2), now));
-        assert!(!slots.take(mac(3), now));
+        assert!(!slots.take(mac(3), now) && !slots.has_room(mac(3), now));
+        assert!(slots.has_room(mac(2), now), "it has one");
         assert!(slots.take(mac(1), now), "a repeat finds its own slot");
         assert_eq!(slots.in_use(now), 2);
         slots.free(mac(1));
         slots.free(mac(9));
+        assert!(slots.has_room(mac(3), now));
         assert!(slots.take(mac(3), now));
         assert!(!slots.take(mac(4), now + Nanos::from_secs(59)));
         assert!(slots.take(mac(4), now + Nanos::from_secs(60)));

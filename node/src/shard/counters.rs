@@ -172,10 +172,18 @@ counters! {
         logins_duplicate_device: Counter, "logins_total"["outcome" = "duplicate_device"], "Logins by outcome.";
         logins_ticket_expired: Counter, "logins_total"["outcome" = "ticket_expired"], "Logins by outcome.";
         logins_no_room: Counter, "logins_total"["outcome" = "no_room"], "Logins by outcome.";
+        placed_here: Counter, "placements_total"["outcome" = "here"], "Logins that were given a node, by which.";
+        placed_elsewhere: Counter, "placements_total"["outcome" = "elsewhere"], "Logins that were given a node, by which.";
+        placed_unknown: Counter, "placements_total"["outcome" = "unknown"], "Logins that were given a node, by which.";
+        placed_far: Counter, "placements_outside_subnet_total", "Logins that were given a node outside the device's subnet although the vDisk prefers a near one.";
         login_ports_told: Counter, "login_ports_told_total", "Answers to the question where to log in.";
         io_ports_told: Counter, "io_ports_told_total", "Answers to the question which shard serves a device.";
         sessions: Gauge, "sessions", "Sessions that are open, confirmed or not.";
         sessions_unconfirmed: Gauge, "sessions_unconfirmed", "Sessions whose device has not echoed its tag yet.";
+        sessions_serving: Gauge, "sessions_by_role"["role" = "serving"], "Sessions that are open, by what they are to their device.";
+        sessions_standby: Gauge, "sessions_by_role"["role" = "standby"], "Sessions that are open, by what they are to their device.";
+        standbys_promoted: Counter, "standby_promotions_total", "Standby sessions that their device began to use.";
+        sessions_demoted: Counter, "standby_demotions_total", "Serving sessions that their device made its standby.";
         sessions_started: Counter, "sessions_started_total", "Sessions confirmed by their device.";
         sessions_closed_detached: Counter, "sessions_ended_total"["reason" = "detached"], "Sessions ended, by reason.";
         sessions_closed_moved: Counter, "sessions_ended_total"["reason" = "moved"], "Sessions ended, by reason.";
@@ -192,10 +200,14 @@ counters! {
         device_retries: Counter, "device_retries_total", "Requests that devices sent again, by their own count.";
         device_sum_mismatches: Counter, "device_sum_mismatches_total", "Integrity sums that devices found wrong, by their own count.";
         device_moves: Counter, "device_moves_total", "Moves to another node, by the devices' own count.";
+        device_hedges: Counter, "device_hedges_total", "Reads that devices asked at their standby as well, by their own count.";
+        device_hedges_won: Counter, "device_hedges_won_total", "Of those the ones that the standby answered first.";
         reads: Counter, "reads_total", "Valid reads received, repeats included.";
         reads_again: Counter, "reads_again_total", "Reads that said that they were sent before.";
         reads_single: Counter, "reads_single_total", "Reads in single-read mode.";
         reads_hedged: Counter, "reads_hedged_total", "Reads that another node was asked first.";
+        reads_stale: Counter, "reads_stale_total", "Reads dropped because they came while the node was paused.";
+        pauses: Counter, "pauses_total", "Times that the shard found itself paused for more than half a second.";
         reads_joined: Counter, "reads_joined_total", "Repeats that found their first copy still queued or waiting.";
         read_pending: Counter, "read_pending_total", "Answers that a read waits for the disk.";
         read_busy_queue: Counter, "read_busy_total"["reason" = "session_queue"], "Answers that a read must come back, by the bound it met.";
@@ -245,11 +257,14 @@ counters! {
         refused_bad_value: Counter, "refusals_total"["reason" = "bad_value"], "Datagrams that were refused, by reason.";
         notices_sent: Counter, "notices_sent_total", "Notices sent, repeats and both ways counted.";
         notices_acked: Counter, "notices_acked_total", "Sessions that acknowledged their notice.";
+        notices_expired: Counter, "notices_expired_total", "Notices not acknowledged when the session ended or the node gave up.";
+        rebalance_told: Counter, "rebalance_notices_total", "Sessions told to move to make the load even.";
         draining: Gauge, "draining", "1 while the shard drains.";
         events_dropped: Counter, "events_dropped_total", "Log events dropped because one turn had too many.";
         stale_messages: Counter, "stale_shard_messages_total", "Wake-ups from other shards that nobody waited for.";
     }
     histograms {
+        device_read_longest: "device_read_longest_seconds", "Longest read of a device since its last keep-alive, one for each keep-alive.";
         disk_latency: "disk_read_seconds", "Time of disk reads.";
         request_latency: "request_seconds", "Time from a read's arrival to the last of its fragments being handed to a socket, for each block it touches.";
     }

@@ -1,31 +1,49 @@
-//! How devices are told to move, and how a node ends.
+//! How a node empties: for maintenance, after which it takes devices again, or because it is going to end.
 
-use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 
-use diskstream_wire::limits::NODES_MAX;
 use diskstream_wire::time::Nanos;
-use diskstream_wire::{
-    CloseReason, Flags, NodeEntry, Notice as NoticeMessage, NoticeAck, NoticeReason, SessionClosed,
+use diskstream_wire::{CloseReason, Flags, Mac, NoticeReason, SessionClosed, SessionRole};
+
+use super::limits::{
+    DRAIN_ALONE, DRAIN_CLOSING_FOR, DRAIN_REPORT_EVERY, NOTICES_PER_TURN, PLANS_RESERVED,
 };
+use super::session::Phase;
+use super::{End, Event, Outbox, Shard, SocketRole};
+use crate::view::DrainState;
 
-use super::limits::NOTICE_BACKOFF;
-use super::login::NodeList;
-use super::session::{Notice, Phase};
-use super::{Asked, End, Event, Named, Outbox, Shard, SocketRole};
+/// Devices left behind that are named.
+pub const LEFT_NAMED: usize = 4;
 
-/// What a notice about a changed vDisk names as the node's patience, in milliseconds: as long as a drain's default.
-const INELIGIBLE_DEADLINE_MS: u32 = 15_000;
-
-/// A shard that is told to stop.
+/// A shard that takes no devices.
 pub(super) struct Drain {
+    pub(super) state: DrainState,
     pub(super) deadline: Nanos,
     pub(super) finished: bool,
-    successors: NodeList,
+    /// When it began.
+    since: Nanos,
+    /// When to say how far it is, and, if it is to end, to look whether anybody has somewhere to go.
+    report_due: Nanos,
+    /// The story was told to its end.
+    told_end: bool,
+    /// It ends: those who are left are told so, until then at most.
+    closing_until: Option<Nanos>,
+    /// Serving sessions at the time when it began to end.
+    left_behind: u32,
+    named: [Option<Mac>; LEFT_NAMED],
 }
 
 impl Drain {
-    pub(super) fn successors(&self) -> &[NodeEntry] {
-        self.successors.as_slice()
+    /// When something is due.
+    pub(super) fn due(&self) -> Nanos {
+        if self.finished || (self.told_end && self.state == DrainState::Maintenance) {
+            return Nanos::NEVER;
+        }
+        match self.closing_until {
+            // Plans come home with the next completions; a millisecond if there are none.
+            Some(_) => self.report_due,
+            None => self.deadline.earlier(self.report_due),
+        }
     }
 }
 
@@ -36,7 +54,7 @@ impl Shard {
         self.drain.as_ref().is_some_and(|drain| drain.finished)
     }
 
-    /// True from the moment the shard was told to stop.
+    /// True from the moment the shard was told to take no devices, until it is told to take some again.
     #[must_use]
     pub fn draining(&self) -> bool {
         self.drain.is_some()
@@ -44,189 +62,190 @@ impl Shard {
 
     pub(super) fn on_drain(
         &mut self,
+        state: DrainState,
         deadline: Nanos,
-        successors: &[NodeEntry],
         now: Nanos,
         out: &mut Outbox,
     ) {
-        let mut list = NodeList::new();
-        successors.iter().take(NODES_MAX).for_each(|&entry| list.push(entry));
-        if let Some(drain) = &mut self.drain {
-            // Told again: newer successors, and the earlier of two deadlines.
-            drain.successors = list;
-            drain.deadline = drain.deadline.earlier(deadline);
+        if state == DrainState::Serving {
+            return self.on_resume(now, out);
+        }
+        if let Some(drain) = &mut self.drain
+            && (drain.state == state || drain.state == DrainState::Stopping)
+        {
+            // Told again: the earlier of two deadlines. A node that is to end is not kept by maintenance.
+            if drain.state == state {
+                drain.deadline = drain.deadline.earlier(deadline);
+            }
             return;
         }
-        let event = Event::DrainStarted {
-            sessions: u32::try_from(self.sessions.len()).expect("sessions_max is a u32"),
-            successors: list.count(),
-            deadline_ms: deadline.since(now).as_millis(),
-        };
-        self.event(event, out);
-        self.drain = Some(Drain { deadline, finished: false, successors: list });
+        self.end_rebalance();
+        self.shared.own.drain.store(state as u8, Relaxed);
+        self.drain = Some(Drain {
+            state,
+            deadline,
+            finished: false,
+            since: now,
+            report_due: now
+                + if state == DrainState::Stopping { DRAIN_ALONE } else { DRAIN_REPORT_EVERY },
+            told_end: false,
+            closing_until: None,
+            left_behind: 0,
+            named: [None; LEFT_NAMED],
+        });
         self.counters.draining.set(1);
         // From the end, because closing one moves the last into its place.
         for n in (0..self.sessions.len()).rev() {
             let index = self.sessions.nth(n).expect("only sessions behind this one were closed");
             if self.sessions.get(index).phase == Phase::Unconfirmed {
-                self.close(index, End::Unconfirmed, out);
+                self.close(index, End::Unconfirmed, now, out);
             } else {
-                self.begin_notice(index, NoticeReason::Stopping, now);
+                self.begin_notice(index, NoticeReason::Stopping, Nanos::NEVER, now);
             }
         }
+        let event = Event::DrainStarted {
+            state,
+            sessions: self.roles.serving,
+            standbys: self.roles.standby,
+            deadline_ms: deadline.since(now).as_millis(),
+        };
+        self.event(event, out);
+    }
+
+    /// Takes devices again. A node that is going to end cannot.
+    pub(super) fn on_resume(&mut self, now: Nanos, out: &mut Outbox) {
+        self.end_rebalance();
+        let Some(drain) = self.drain.take_if(|drain| drain.state == DrainState::Maintenance) else {
+            return;
+        };
+        self.shared.own.drain.store(DrainState::Serving as u8, Relaxed);
+        self.counters.draining.set(0);
+        for n in 0..self.sessions.len() {
+            let index = self.sessions.nth(n).expect("none is closed meanwhile");
+            let notice = self.sessions.get(index).notice;
+            if notice.is_some_and(|notice| notice.reason == NoticeReason::Stopping) {
+                self.end_notice(index);
+            }
+        }
+        let after_s = now.since(drain.since).0 / 1_000_000_000;
+        self.event(Event::Resumed { sessions: self.roles.serving, after_s }, out);
     }
 
     pub(super) fn on_vdisk_changed(&mut self, vdisk: u32, now: Nanos, out: &mut Outbox) {
         let Some(entry) = self.shared.vdisks().and_then(|vdisks| vdisks.get(vdisk as usize)) else {
             return;
         };
-        entry.eligible.store(false, std::sync::atomic::Ordering::Relaxed);
+        entry.eligible.store(false, Relaxed);
         let mut told = 0;
         for n in 0..self.sessions.len() {
             let index = self.sessions.nth(n).expect("none is closed meanwhile");
             let session = self.sessions.get(index);
-            if session.vdisk == vdisk && session.notice.is_none() {
-                self.begin_notice(index, NoticeReason::VdiskIneligible, now);
+            let free = session.notice.is_none_or(|notice| notice.reason == NoticeReason::Rebalance);
+            if session.vdisk == vdisk && free {
+                self.begin_notice(index, NoticeReason::VdiskIneligible, Nanos::NEVER, now);
                 told += 1;
             }
         }
         self.event(Event::VdiskIneligible { vdisk, sessions: told }, out);
     }
 
-    /// Starts to tell a device to move, at the end of this turn for the first time.
-    pub(super) fn begin_notice(&mut self, index: u32, reason: NoticeReason, now: Nanos) {
-        self.notice_sequence = self.notice_sequence.wrapping_add(1);
-        let (backoff, _) = NOTICE_BACKOFF;
-        let sequence = self.notice_sequence;
-        let notice = Notice { reason, sequence, acked: false, due: now, backoff };
-        self.sessions.get_mut(index).notice = Some(notice);
-        self.notices_due = self.notices_due.earlier(now);
-    }
-
-    /// Sends the notices that are due: to the notice port, and down the established flow in case a firewall stands before
-    /// that port.
-    pub(super) fn send_notices(&mut self, now: Nanos, out: &mut Outbox) {
-        let mut due = Nanos::NEVER;
-        for n in 0..self.sessions.len() {
-            let index = self.sessions.nth(n).expect("none is closed meanwhile");
-            // Unconfirmed sessions get nothing that they did not pay for.
-            let session = self.sessions.get(index);
-            if session.phase == Phase::Unconfirmed {
-                continue;
-            }
-            let Some(notice) = session.notice.filter(|notice| !notice.acked) else { continue };
-            if notice.due > now {
-                due = due.earlier(notice.due);
-                continue;
-            }
-            if out.free_plans() < 2 {
-                // Soon: sends that are out come home within a turn or two.
-                due = due.earlier(now + Nanos::from_millis(1));
-                break;
-            }
-            self.send_notice(index, notice, now, out);
-            let next = now + notice.backoff;
-            let (_, longest) = NOTICE_BACKOFF;
-            let backoff = (notice.backoff + notice.backoff).earlier(longest);
-            self.sessions.get_mut(index).notice = Some(Notice { due: next, backoff, ..notice });
-            due = due.earlier(next);
-        }
-        self.notices_due = due;
-    }
-
-    fn send_notice(&mut self, index: u32, notice: Notice, now: Nanos, out: &mut Outbox) {
-        let session = self.sessions.get(index);
-        let (tag, peer, local) = (session.tag, session.peer, session.local);
-        let (port, vdisk) = (session.notice_port, session.vdisk);
-        let mut nodes = NodeList::new();
-        let deadline_ms = match &self.drain {
-            Some(drain) => {
-                drain.successors().iter().for_each(|&entry| nodes.push(entry));
-                u32::try_from(drain.deadline.since(now).as_millis()).unwrap_or(u32::MAX)
-            }
-            None => {
-                self.push_others(vdisk, &mut nodes);
-                INELIGIBLE_DEADLINE_MS
-            }
-        };
-        let message = NoticeMessage {
-            flags: Flags::DRAINING,
-            tag,
-            sequence: notice.sequence,
-            deadline_ms,
-            reason: notice.reason,
-            node_count: nodes.count(),
-            ..Default::default()
-        };
-        let to_notice_port =
-            (port != 0 && port != peer.port()).then(|| SocketAddr::new(peer.ip(), port));
-        for to in [Some(peer), to_notice_port].into_iter().flatten() {
-            self.counters.notices_sent.inc();
-            self.send_one(SocketRole::Io, to, local, out, |buf| {
-                let mut tail = [0; NODES_MAX * NodeEntry::BYTES];
-                let tail_bytes = nodes.encode(&mut tail);
-                message.encode_with_tail(&tail[..tail_bytes], buf)
-            });
-        }
-    }
-
-    /// An acknowledgement may come from the notice port: then it is known by its tag alone, which nobody off the path has.
-    pub(super) fn on_notice_ack(
-        &mut self,
-        m: &NoticeAck,
-        asked: &Asked,
-        now: Nanos,
-        out: &mut Outbox,
-    ) {
-        let at_notice_port = self.sessions.find(m.session).filter(|session| {
-            let port = session.notice_port;
-            let from = SocketAddr::new(session.peer.ip(), port);
-            session.tag == m.tag && port != 0 && from == asked.from
-        });
-        let index = if at_notice_port.is_some() {
-            m.session
-        } else {
-            let named = Named { answer: false, ..Named::new(m.session, m.tag) };
-            let Some(index) = self.recognise(named, asked, now, out) else { return };
-            index
-        };
-        match &mut self.sessions.get_mut(index).notice {
-            Some(notice) if notice.sequence == m.sequence => {
-                if !notice.acked {
-                    self.counters.notices_acked.inc();
-                }
-                notice.acked = true;
-            }
-            _ => self.counters.refused_bad_value.inc(),
-        }
-    }
-
-    /// Ends the drain when everybody has left, or when the time is up: then those who are left are told so.
-    pub(super) fn finish_drain(&mut self, now: Nanos, out: &mut Outbox) {
+    /// Looks how far a drain is, and ends it when every device has left, or has nowhere to go, or when the time is up.
+    pub(super) fn drive_drain(&mut self, now: Nanos, out: &mut Outbox) {
         let Some(drain) = &self.drain else { return };
-        if drain.finished || (self.sessions.len() > 0 && now < drain.deadline) {
+        if drain.finished {
             return;
         }
-        let left_behind = u32::try_from(self.sessions.len()).expect("sessions_max is a u32");
-        while let Some(index) = self.sessions.nth(0) {
-            let session = self.sessions.get(index);
-            let closed = SessionClosed {
-                flags: Flags::DRAINING,
-                tag: session.tag,
-                session: index,
-                reason: CloseReason::EndedByNode,
-                ..Default::default()
-            };
-            let (peer, local) = (session.peer, session.local);
-            if session.phase != Phase::Unconfirmed {
-                self.send_one(SocketRole::Io, peer, local, out, |buf| closed.encode(buf));
-            }
-            self.close(index, End::Drained, out);
+        if drain.closing_until.is_some() {
+            return self.close_rest(now, out);
         }
-        self.event(Event::DrainFinished { left_behind }, out);
+        let (empty, late) = (self.roles.serving == 0, now >= drain.deadline);
+        let report = now >= drain.report_due;
+        let stopping = drain.state == DrainState::Stopping;
+        // Standbys hold nothing up. Whoever has nowhere to go is waited for no longer than the others are looked for.
+        if empty || late || (stopping && report && !self.anybody_can_go()) {
+            return if stopping { self.begin_end(now, out) } else { self.tell_end(out) };
+        }
+        if report {
+            let sessions = self.roles.serving;
+            let event = Event::DrainProgress { sessions, standbys: self.roles.standby };
+            self.event(event, out);
+            if let Some(drain) = &mut self.drain {
+                drain.report_due = now + DRAIN_REPORT_EVERY;
+            }
+        }
+    }
+
+    fn anybody_can_go(&mut self) -> bool {
+        (0..self.sessions.len()).any(|n| {
+            let index = self.sessions.nth(n).expect("none is closed meanwhile");
+            self.sessions.get(index).role == SessionRole::Serving && self.has_successor(index)
+        })
+    }
+
+    fn begin_end(&mut self, now: Nanos, out: &mut Outbox) {
+        let (left_behind, named) = self.who_is_left();
+        if let Some(drain) = &mut self.drain {
+            drain.closing_until = Some(now + DRAIN_CLOSING_FOR);
+            (drain.left_behind, drain.named) = (left_behind, named);
+        }
+        self.close_rest(now, out);
+    }
+
+    fn who_is_left(&self) -> (u32, [Option<Mac>; LEFT_NAMED]) {
+        let serving = self.sessions.iter().filter(|(_, s)| s.role == SessionRole::Serving);
+        let mut named = [None; LEFT_NAMED];
+        named.iter_mut().zip(serving).for_each(|(name, (_, s))| *name = Some(s.mac));
+        (self.roles.serving, named)
+    }
+
+    /// Tells those who are left that their session ends, as many in a turn as notices, and as fast as plans come home.
+    fn close_rest(&mut self, now: Nanos, out: &mut Outbox) {
+        let Some(until) = self.drain.as_ref().and_then(|drain| drain.closing_until) else { return };
+        let (mut room, _) = NOTICES_PER_TURN;
+        while let Some(index) = self.sessions.nth(0) {
+            if now < until && (room == 0 || out.free_plans() <= PLANS_RESERVED) {
+                if let Some(drain) = &mut self.drain {
+                    let pause = if room == 0 { Nanos::ZERO } else { Nanos::from_millis(1) };
+                    drain.report_due = now + pause;
+                }
+                return;
+            }
+            room = room.saturating_sub(1);
+            self.say_closed(index, out);
+            self.close(index, End::Drained, now, out);
+        }
         if let Some(drain) = &mut self.drain {
             drain.finished = true;
         }
+        self.tell_end(out);
+    }
+
+    fn say_closed(&mut self, index: u32, out: &mut Outbox) {
+        let session = self.sessions.get(index);
+        let closed = SessionClosed {
+            flags: Flags::DRAINING,
+            tag: session.tag,
+            session: index,
+            reason: CloseReason::EndedByNode,
+            ..Default::default()
+        };
+        let (peer, local) = (session.peer, session.local);
+        if session.phase != Phase::Unconfirmed {
+            self.send_one(SocketRole::Io, peer, local, out, |buf| closed.encode(buf));
+        }
+    }
+
+    /// The end of the story, once. A node in maintenance goes on to serve whoever stayed: it is there, after all.
+    fn tell_end(&mut self, out: &mut Outbox) {
+        let (serving, macs) = self.who_is_left();
+        let Some(drain) = &mut self.drain else { return };
+        if std::mem::replace(&mut drain.told_end, true) {
+            return;
+        }
+        let stopping = drain.state == DrainState::Stopping;
+        let (left_behind, named) =
+            if stopping { (drain.left_behind, drain.named) } else { (serving, macs) };
+        self.event(Event::DrainFinished { left_behind, named, stopping }, out);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What must be true between turns. A violation ends the process: half a state serves nobody.
 
+use diskstream_wire::SessionRole;
+
 use super::flights::Loader;
 use super::jobs::{FLIGHT, NONE, SESSION, Work};
 use super::session::{Phase, Session};
@@ -23,6 +25,8 @@ impl Shard {
         assert!(self.round.len() <= self.sessions.len(), "a session is in the round once");
         assert!(self.flights.len() <= usize::from(limits.flights_max));
         assert!(self.jobs.in_use() <= limits.jobs());
+        let roles = self.roles.serving as usize + self.roles.standby as usize;
+        assert!(roles == self.sessions.len(), "every session is load or stands by");
         assert!(self.plans_out > 0 || self.bytes_out == 0, "bytes that are out are in plans");
     }
 
@@ -36,6 +40,8 @@ impl Shard {
         let mut bytes_out = 0;
         let mut scheduled = 0;
         let mut waiting = 0;
+        let standbys = self.sessions.iter().filter(|(_, s)| s.role == SessionRole::Standby);
+        assert!(standbys.count() == self.roles.standby as usize, "standbys are counted");
         for (index, session) in self.sessions.iter() {
             let (queued, waits) = self.check_session(index, session);
             jobs += queued + waits;

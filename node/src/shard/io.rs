@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 
 use diskstream_ring::{Errno, LocalAddr, SendPlan};
 use diskstream_wire::time::Nanos;
-use diskstream_wire::{CloseReason, LoginKind, Mac, NodeEntry, RejectReason, Text};
+use diskstream_wire::{CloseReason, Endpoint, LoginKind, Mac, RejectReason, Text};
 
+use super::drain::LEFT_NAMED;
 use crate::cache::BlockKey;
+use crate::rebalance::Share;
+use crate::view::DrainState;
 
 /// Which of a shard's two sockets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,12 +56,28 @@ pub enum Input<'a> {
         /// Index in [`super::NodeShared::vdisks`].
         vdisk: u32,
     },
-    /// Stop: tell the devices to move, serve until they have or the deadline passes.
+    /// Take no devices, and tell those that are here to move; serve until they have. Where to is in the view of the farm.
     Drain {
-        /// When to stop serving whoever is left.
+        /// For maintenance, or because the node is going to end. [`DrainState::Serving`] is the same as `Resume`.
+        state: DrainState,
+        /// When whoever is left is given up. A node in maintenance goes on serving them.
         deadline: Nanos,
-        /// Where devices can go, the best first; at most [`diskstream_wire::limits::NODES_MAX`] count.
-        successors: &'a [NodeEntry],
+    },
+    /// Take devices again after maintenance, and end a rebalance. A node that is going to end does not.
+    Resume,
+    /// Ask some devices to go elsewhere, so that the load is even.
+    Rebalance {
+        /// Index in [`super::NodeShared::vdisks`].
+        vdisk: u32,
+        /// So many of them.
+        count: u32,
+        /// Where to; at most [`diskstream_wire::limits::NODES_MAX`] count.
+        successors: &'a [Share],
+    },
+    /// A turn begins. Said before its other inputs; by it the shard notices that it was paused.
+    Turn {
+        /// It brings so many datagrams that there may be more behind them.
+        more: bool,
     },
 }
 
@@ -172,6 +191,18 @@ pub enum Event {
         reason: RejectReason,
         text: Text<128>,
     },
+    LoginPlaced {
+        mac: Mac,
+        peer: SocketAddr,
+        kind: LoginKind,
+        vdisk: Text<64>,
+        node: Endpoint,
+        here: bool,
+        why: &'static str,
+        eligible: usize,
+        sessions: u32,
+        rating: u16,
+    },
     DuplicateDevice {
         mac: Mac,
         alive_at: SocketAddr,
@@ -196,6 +227,14 @@ pub enum Event {
         session: u32,
         reason: CloseReason,
         why: &'static str,
+        lasted_s: u64,
+        reads: u64,
+    },
+    StandbyPromoted {
+        mac: Mac,
+        peer: SocketAddr,
+        session: u32,
+        stood_by_s: u64,
     },
     DiskFailed {
         vdisk: u32,
@@ -222,12 +261,31 @@ pub enum Event {
         sessions: u32,
     },
     DrainStarted {
+        state: DrainState,
         sessions: u32,
-        successors: u8,
+        standbys: u32,
         deadline_ms: u64,
+    },
+    DrainProgress {
+        sessions: u32,
+        standbys: u32,
     },
     DrainFinished {
         left_behind: u32,
+        named: [Option<Mac>; LEFT_NAMED],
+        stopping: bool,
+    },
+    Resumed {
+        sessions: u32,
+        after_s: u64,
+    },
+    RebalanceStarted {
+        vdisk: u32,
+        sessions: u32,
+        told: u32,
+    },
+    Paused {
+        late_ms: u64,
     },
 }
 
@@ -237,6 +295,7 @@ impl Event {
     pub fn label(&self) -> &'static str {
         match self {
             Event::LoginRefused { .. } => "login_refused",
+            Event::LoginPlaced { .. } => "login_placed",
             Event::DuplicateDevice { .. } => "duplicate_device",
             Event::SessionStarted { .. } => "session_started",
             Event::Handshake { .. } => "handshake",
@@ -247,7 +306,12 @@ impl Event {
             Event::ContentDiffers { .. } => "content_differs",
             Event::VdiskIneligible { .. } => "vdisk_ineligible",
             Event::DrainStarted { .. } => "drain_started",
+            Event::DrainProgress { .. } => "drain_progress",
             Event::DrainFinished { .. } => "drain_finished",
+            Event::Resumed { .. } => "resumed",
+            Event::RebalanceStarted { .. } => "rebalance_started",
+            Event::Paused { .. } => "paused",
+            Event::StandbyPromoted { .. } => "standby_promoted",
         }
     }
 
@@ -255,14 +319,20 @@ impl Event {
     #[must_use]
     pub fn severity(&self) -> Severity {
         match self {
-            Event::SessionStarted { .. }
+            Event::LoginPlaced { .. }
+            | Event::SessionStarted { .. }
             | Event::Handshake { .. }
             | Event::SessionEnded { .. }
+            | Event::StandbyPromoted { .. }
             | Event::DrainStarted { .. }
-            | Event::DrainFinished { left_behind: 0 } => Severity::Info,
+            | Event::DrainProgress { .. }
+            | Event::Resumed { .. }
+            | Event::RebalanceStarted { .. }
+            | Event::DrainFinished { left_behind: 0, .. } => Severity::Info,
             Event::LoginRefused { .. }
             | Event::DuplicateDevice { .. }
             | Event::DiskOverdue { .. }
+            | Event::Paused { .. }
             | Event::DrainFinished { .. } => Severity::Warning,
             Event::DiskFailed { .. }
             | Event::DiskShort { .. }
@@ -279,6 +349,7 @@ impl Event {
             | Event::DiskShort { vdisk, .. }
             | Event::DiskOverdue { vdisk, .. }
             | Event::ContentDiffers { vdisk, .. }
+            | Event::RebalanceStarted { vdisk, .. }
             | Event::VdiskIneligible { vdisk, .. } => Some(vdisk),
             _ => None,
         }
@@ -291,6 +362,26 @@ impl fmt::Display for Event {
             Event::LoginRefused { mac, peer, reason, text } => {
                 write!(f, "device {mac} at {peer} refused ({reason}): {}", text.as_str())
             }
+            Event::LoginPlaced {
+                mac,
+                peer,
+                kind,
+                vdisk,
+                node,
+                here,
+                why,
+                eligible,
+                sessions,
+                rating,
+            } => write!(
+                f,
+                "device {mac} at {peer}: {kind} login on {} placed {} ({node:?}): {why}; {eligible} eligible, it serves \
+                 {sessions} at power {}.{:02}",
+                vdisk.as_str(),
+                if *here { "here" } else { "elsewhere" },
+                rating / 100,
+                rating % 100
+            ),
             Event::DuplicateDevice { mac, alive_at, refused } => write!(
                 f,
                 "device {mac} is alive at {alive_at}; the same MAC at {refused} was refused: give one of them another MAC"
@@ -308,9 +399,14 @@ impl fmt::Display for Event {
                 device_name.as_str(),
                 software.as_str()
             ),
-            Event::SessionEnded { mac, peer, session, reason, why } => {
-                write!(f, "device {mac} at {peer}: session {session} ended ({reason}): {why}")
-            }
+            Event::SessionEnded { mac, peer, session, reason, why, lasted_s, reads } => write!(
+                f,
+                "device {mac} at {peer}: session {session} ended ({reason}) after {lasted_s} s and {reads} reads: {why}"
+            ),
+            Event::StandbyPromoted { mac, peer, session, stood_by_s } => write!(
+                f,
+                "device {mac} at {peer}: session {session} serves it now, after {stood_by_s} s as its standby"
+            ),
             Event::DiskFailed { offset, errno, .. } => write!(
                 f,
                 "the store gave no bytes at offset {offset}: {errno}; devices read this range elsewhere. Check the disk"
@@ -334,13 +430,59 @@ impl fmt::Display for Event {
                     "takes no devices any more; {sessions} sessions of this shard are told to move"
                 )
             }
-            Event::DrainStarted { sessions, successors, deadline_ms } => write!(
+            Event::DrainStarted { .. }
+            | Event::DrainProgress { .. }
+            | Event::DrainFinished { .. }
+            | Event::Resumed { .. }
+            | Event::RebalanceStarted { .. }
+            | Event::Paused { .. } => self.fmt_moves(f),
+        }
+    }
+}
+
+impl Event {
+    /// The sentences about devices that are told to move.
+    fn fmt_moves(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::DrainStarted { state, sessions, standbys, deadline_ms } => write!(
                 f,
-                "draining: {sessions} sessions told to move to {successors} successors within {deadline_ms} ms"
+                "{}: {sessions} devices that read here and {standbys} that stand by are told to go elsewhere, within \
+                 {deadline_ms} ms",
+                state.label()
             ),
-            Event::DrainFinished { left_behind } => {
-                write!(f, "drained; {left_behind} sessions had not moved at the deadline")
+            Event::DrainProgress { sessions, standbys } => {
+                write!(f, "draining: {sessions} devices still read here, {standbys} stand by")
             }
+            Event::DrainFinished { left_behind: 0, .. } => {
+                f.write_str("drained: no device reads here any more")
+            }
+            Event::DrainFinished { left_behind, named, stopping } => {
+                write!(f, "{left_behind} devices had not moved at the deadline")?;
+                let names = named.iter().flatten().enumerate();
+                names.into_iter().try_for_each(|(n, mac)| {
+                    write!(f, "{}{mac}", if n == 0 { ": " } else { ", " })
+                })?;
+                let more = *left_behind as usize > LEFT_NAMED;
+                f.write_str(if more { " and more" } else { "" })?;
+                f.write_str(if *stopping {
+                    "; their sessions are ended"
+                } else {
+                    "; they are served as long as the node runs"
+                })
+            }
+            Event::Resumed { sessions, after_s } => {
+                write!(f, "takes devices again after {after_s} s; {sessions} had stayed")
+            }
+            Event::RebalanceStarted { sessions, told, .. } => write!(
+                f,
+                "rebalance: {told} of this shard's {sessions} devices are asked to go to nodes with less to do"
+            ),
+            Event::Paused { late_ms } => write!(
+                f,
+                "was paused for at least {late_ms} ms: reads from that time are dropped, and the other nodes are looked at anew. \
+                 Check the host for swapping, a stopped process or a frozen virtual machine"
+            ),
+            _ => Ok(()),
         }
     }
 }

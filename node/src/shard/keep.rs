@@ -6,6 +6,7 @@ use diskstream_wire::time::Nanos;
 use diskstream_wire::{
     Capabilities, CloseReason, ExtentEntry, Extents, ExtentsRequest, KeepAlive, KeepAliveReply,
     NoticeReason, PathProbe, PathProbeReply, ReadErrorCode, SessionClose, SessionClosed,
+    SessionRole,
 };
 
 use super::jobs::{NewJob, Work};
@@ -33,17 +34,10 @@ impl Shard {
         let named = Named::new(m.session, m.tag);
         let Some(index) = self.recognise(named, asked, now, out) else { return };
         self.counters.keep_alives.inc();
-        let session = self.sessions.get_mut(index);
-        let before = session.figures;
-        let after = DeviceFigures::of(m);
-        session.figures = after;
+        self.take_figures(m, index);
+        self.set_role(index, m.role, now, out);
+        let session = self.sessions.get(index);
         let (mac, vdisk, device_name) = (session.mac, session.vdisk, session.device_name);
-        let c = &self.counters;
-        // The device counts since its start, the node since its own: only what is new counts here.
-        c.device_retries.add(after.retries.saturating_sub(before.retries));
-        c.device_sum_mismatches.add(after.sum_mismatches.saturating_sub(before.sum_mismatches));
-        c.device_moves.add(u64::from(after.moves.saturating_sub(before.moves)));
-
         let mut ticket = [0; TICKET_BYTES_MAX];
         // A device that the farm forgot or disabled meanwhile keeps what it has, and gets nothing new.
         let renew = m.ticket_age_s >= TICKET_RENEW_SECONDS && self.device(mac).is_ok();
@@ -51,8 +45,12 @@ impl Shard {
             self.counters.tickets_renewed.inc();
             let key = self.shared.farm.device(mac).and_then(|device| device.key.as_ref());
             let key_hash = key.map_or([0; 32], |key| key.hash());
-            let nodes = self.node_list(vdisk, asked);
-            self.seal(&Subject { mac, vdisk, device_name, key_hash }, &nodes, now, &mut ticket)
+            let nodes = self.list_for_guest(index, asked);
+            let content_id = self.shared.vdisk(vdisk).content_id;
+            let of_farm = self.shared.farm.vdisks.get(vdisk as usize);
+            let pinned = of_farm.is_some_and(|vdisk| vdisk.pinned.is_some());
+            let subject = Subject { mac, vdisk, content_id, device_name, key_hash, pinned };
+            self.seal(&subject, &nodes, now, &mut ticket)
         } else {
             &[]
         };
@@ -67,6 +65,29 @@ impl Shard {
             ..Default::default()
         };
         self.reply(asked, out, |buf| reply.encode_with_tail(ticket, buf));
+    }
+
+    /// What the device says of itself. It counts since its start, the node since its own: only what is new counts, and only
+    /// at the node that serves it, or two nodes would count it twice.
+    fn take_figures(&mut self, m: &KeepAlive, index: u32) {
+        let session = self.sessions.get_mut(index);
+        let before = session.figures;
+        let after = DeviceFigures::of(m);
+        let counts = session.figures_known && m.role != SessionRole::Standby;
+        (session.figures, session.figures_known) = (after, true);
+        if !counts {
+            return;
+        }
+        let c = &self.counters;
+        let more = |after: u32, before: u32| u64::from(after.saturating_sub(before));
+        c.device_retries.add(after.retries.saturating_sub(before.retries));
+        c.device_sum_mismatches.add(after.sum_mismatches.saturating_sub(before.sum_mismatches));
+        c.device_moves.add(more(after.moves, before.moves));
+        c.device_hedges.add(more(after.hedges, before.hedges));
+        c.device_hedges_won.add(more(after.hedges_won, before.hedges_won));
+        if after.read_us_max > 0 {
+            c.device_read_longest.record(Nanos(u64::from(after.read_us_max) * 1000));
+        }
     }
 
     pub(super) fn on_probe(&mut self, m: &PathProbe, asked: &Asked, now: Nanos, out: &mut Outbox) {
@@ -145,7 +166,7 @@ impl Shard {
         let named = Named::new(m.session, m.tag);
         let Some(index) = self.recognise(named, asked, now, out) else { return };
         let end = if m.reason == CloseReason::Moved { End::Moved } else { End::Detached };
-        self.close(index, end, out);
+        self.close(index, end, now, out);
         let closed = SessionClosed {
             tag: m.tag,
             session: m.session,
@@ -186,12 +207,12 @@ impl Shard {
         let silence = now.since(session.heard);
         if session.phase == Phase::Unconfirmed {
             if now.since(session.opened) > UNCONFIRMED_FOR {
-                self.close(index, End::Unconfirmed, out);
+                self.close(index, End::Unconfirmed, now, out);
             }
         } else if silence > Nanos::from_millis(u64::from(EXPIRY_MS)) {
-            self.close(index, End::Expired, out);
+            self.close(index, End::Expired, now, out);
         } else if session.notice.is_none() && !self.shared.vdisk(session.vdisk).is_eligible() {
-            self.begin_notice(index, NoticeReason::VdiskIneligible, now);
+            self.begin_notice(index, NoticeReason::VdiskIneligible, Nanos::NEVER, now);
         }
     }
 

@@ -37,6 +37,21 @@ pub const BOOT_PAUSE_MS: u32 = 10_000;
 pub const STARTING_PAUSE_MS: u32 = 1_000;
 /// What a device is told to wait for a draining node without a successor, before jitter.
 pub const DRAINING_PAUSE_MS: u32 = 2_000;
+/// How often half of the devices is forgotten that were placed here and did not come. Guessed: a login takes far less.
+pub const EXPECTED_HALVED_EVERY: Nanos = Nanos::from_secs(1);
+/// How long a node waits at least for devices that have nowhere to go before it ends (design, section 6).
+pub const DRAIN_ALONE: Nanos = Nanos::from_secs(2);
+/// Distance of two reports about a drain, and of two looks for successors.
+pub const DRAIN_REPORT_EVERY: Nanos = Nanos::from_secs(1);
+/// How long the last `SessionClosed` may wait for plans. Guessed: sends come home within milliseconds.
+pub const DRAIN_CLOSING_FOR: Nanos = Nanos::from_millis(250);
+/// How long a device is asked to make room for others, and how long it is left alone after that.
+pub const REBALANCE_FOR: (Nanos, Nanos) = (Nanos::from_secs(15), Nanos::from_secs(600));
+/// Sessions that get a notice in one turn at most, each in two datagrams, and sessions looked at for that: reads are
+/// served between the turns. Derived: 32 notices cost some 100 µs, so that 4,000 are out within 20 ms.
+pub const NOTICES_PER_TURN: (usize, usize) = (32, 1024);
+/// Lateness of a turn after which what the sockets kept meanwhile is old (design, section 4).
+pub const PAUSE: Nanos = Nanos::from_millis(500);
 /// First and longest distance of two notices to one device.
 pub const NOTICE_BACKOFF: (Nanos, Nanos) = (Nanos::from_millis(50), Nanos::from_millis(800));
 /// Life of a ticket.
@@ -74,7 +89,8 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Limits {
-            sessions_max: 4096,
+            // A farm of two nodes holds 4,000 devices: each serves half, and has to take the other half.
+            sessions_max: 8192,
             flights_max: 256,
             plans: 256,
             // 64 reads, each of which may straddle two blocks.

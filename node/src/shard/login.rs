@@ -1,17 +1,19 @@
 //! Login: who is let in, and where to. Every step is answered from what the datagram brings and what the farm knows; a shard
-//! remembers nothing of it but the boot slot.
+//! remembers nothing of it but how many devices are on their way.
 
 use diskstream_wire::limits::{NODES_MAX, TICKET_BYTES_MAX};
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{
-    BusyReason, Endpoint, IoPortReply, IoPortRequest, LoginBusy, LoginKind, LoginPortReply,
-    LoginPortRequest, LoginReject, LoginStart, LoginTransfer, Mac, NodeEntry, PROTOCOL_VERSION,
-    RejectReason, Text, TicketBody,
+    BusyReason, ContentId, Endpoint, IoPortReply, IoPortRequest, LoginBusy, LoginKind,
+    LoginPortReply, LoginPortRequest, LoginReject, LoginStart, LoginTransfer, Mac, NodeEntry,
+    PROTOCOL_VERSION, RejectReason, Text, TicketBody,
 };
 
-use super::limits::{BOOT_PAUSE_MS, DRAINING_PAUSE_MS, STARTING_PAUSE_MS};
+use super::limits::STARTING_PAUSE_MS;
+use super::place::{Place, Question};
 use super::{Asked, Event, Mutation, Outbox, Shard, common, endpoint_for};
 use crate::farm::Device;
+use crate::placement::{Node, NodeList};
 use crate::trust::{TICKET_SECONDS, TicketExpectation};
 
 /// Why a device is not let in now.
@@ -22,42 +24,6 @@ pub(super) enum Refused {
     Rejected(RejectReason, &'static str),
 }
 
-/// A list of nodes for a device, the best first.
-pub(super) struct NodeList {
-    entries: [NodeEntry; NODES_MAX],
-    count: usize,
-}
-
-impl NodeList {
-    pub(super) fn new() -> NodeList {
-        NodeList { entries: [NodeEntry::default(); NODES_MAX], count: 0 }
-    }
-
-    /// Appends a node that is not in the list, while there is room.
-    pub(super) fn push(&mut self, entry: NodeEntry) {
-        let known = self.as_slice().iter().any(|known| known.login == entry.login);
-        if self.count < NODES_MAX && !known && entry.login.socket_addr().is_some() {
-            self.entries[self.count] = entry;
-            self.count += 1;
-        }
-    }
-
-    pub(super) fn as_slice(&self) -> &[NodeEntry] {
-        &self.entries[..self.count]
-    }
-
-    /// Writes the list as a message's tail; gives the bytes.
-    pub(super) fn encode(&self, out: &mut [u8]) -> usize {
-        let entries = out.chunks_exact_mut(NodeEntry::BYTES);
-        entries.zip(self.as_slice()).for_each(|(bytes, entry)| entry.encode(bytes));
-        self.count * NodeEntry::BYTES
-    }
-
-    pub(super) fn count(&self) -> u8 {
-        u8::try_from(self.count).expect("NODES_MAX fits a byte")
-    }
-}
-
 /// What a device that is let in was found to be.
 #[derive(Clone, Copy)]
 struct Admitted {
@@ -65,6 +31,8 @@ struct Admitted {
     name: Text<32>,
     key_hash: [u8; 32],
     kind: LoginKind,
+    /// The content that its ticket names.
+    running: Option<ContentId>,
 }
 
 impl Shard {
@@ -111,8 +79,13 @@ impl Shard {
             let refused = Refused::Rejected(RejectReason::BadProof, text);
             return self.refuse(&refused, m.tag, m.mac, asked, out);
         }
-        match self.admit(m, tail, now) {
-            Ok(admitted) => self.transfer(m, &admitted, asked, now, out),
+        let placed = self.admit(m, tail, now).and_then(|admitted| {
+            let Admitted { vdisk, kind, running, .. } = admitted;
+            let question = Question { mac: m.mac, vdisk, kind, running };
+            self.place(&question, asked, now).map(|place| (admitted, place))
+        });
+        match placed {
+            Ok((admitted, place)) => self.transfer(m, &admitted, &place, asked, now, out),
             Err(refused) => self.refuse(&refused, m.tag, m.mac, asked, out),
         }
     }
@@ -137,34 +110,20 @@ impl Shard {
             let text = "No such vDisk is assigned to this device: assign one in the farm, or ask for none by name";
             return Err(Refused::Rejected(RejectReason::NoVdiskAssigned, text));
         };
-        if !entry.is_eligible() {
-            return Err(Refused::Rejected(RejectReason::VersionMissing, CHANGED));
-        }
         let ticket = tail.get(..usize::from(m.ticket_bytes)).filter(|ticket| !ticket.is_empty());
-        let kind = match m.login_kind {
-            LoginKind::Reconnect | LoginKind::Standby
-                if ticket.is_some_and(|ticket| self.opens(ticket, m.mac, now)) =>
-            {
-                m.login_kind
-            }
-            // Without a good ticket it is a login like any other, and counts like one.
-            _ => LoginKind::Boot,
-        };
-        if let Some(drain) = &self.drain {
-            if drain.successors().is_empty() {
-                return Err(Refused::Busy(BusyReason::Draining, DRAINING_PAUSE_MS));
-            }
-        } else if kind == LoginKind::Boot && !self.shared.boot_slots.take(m.mac, now) {
-            return Err(Refused::Busy(BusyReason::BootLimit, BOOT_PAUSE_MS));
-        }
+        let going_on = matches!(m.login_kind, LoginKind::Reconnect | LoginKind::Standby);
+        let ticket = ticket.filter(|_| going_on).and_then(|t| self.opens(t, m.mac, now));
+        let running = ticket.filter(|t| t.vdisk.as_str() == entry.name).map(|t| t.content_id);
+        // Without a good ticket it is a login like any other, and counts like one.
+        let kind = if ticket.is_some() { m.login_kind } else { LoginKind::Boot };
         let name = Text::new(&device.name);
         let vdisk = u32::try_from(vdisk).expect("a farm has few vDisks");
-        Ok(Admitted { vdisk, name, key_hash, kind })
+        Ok(Admitted { vdisk, name, key_hash, kind, running })
     }
 
-    fn opens(&self, ticket: &[u8], mac: Mac, now: Nanos) -> bool {
+    fn opens(&self, ticket: &[u8], mac: Mac, now: Nanos) -> Option<TicketBody> {
         let expected = self.expected_of_tickets(mac, now);
-        self.shared.keys.open_ticket(ticket, &expected).is_ok()
+        self.shared.keys.open_ticket(ticket, &expected).ok().map(|ticket| ticket.body)
     }
 
     pub(super) fn expected_of_tickets(&self, mac: Mac, now: Nanos) -> TicketExpectation {
@@ -192,6 +151,7 @@ impl Shard {
         &mut self,
         m: &LoginStart,
         admitted: &Admitted,
+        place: &Place,
         asked: &Asked,
         now: Nanos,
         out: &mut Outbox,
@@ -201,24 +161,29 @@ impl Shard {
             LoginKind::Standby => self.counters.logins_standby.inc(),
             _ => self.counters.logins_transferred.inc(),
         }
-        let nodes = self.node_list(admitted.vdisk, asked);
+        let nodes = &place.nodes;
         let mut ticket = [0; TICKET_BYTES_MAX];
         let subject = Subject {
             mac: m.mac,
             vdisk: admitted.vdisk,
+            content_id: place.content_id,
             device_name: admitted.name,
             key_hash: admitted.key_hash,
+            pinned: place.pinned,
         };
-        let ticket = self.seal(&subject, &nodes, now, &mut ticket);
+        let ticket = self.seal(&subject, nodes, now, &mut ticket);
         let entry = self.shared.vdisk(admitted.vdisk);
+        let same = entry.content_id == place.content_id;
+        let node = nodes.as_slice().first().map_or(Endpoint::NONE, |node| node.login);
         let transfer = LoginTransfer {
             tag: m.tag,
-            node: nodes.as_slice().first().map_or(Endpoint::NONE, |node| node.login),
+            node,
             vdisk_count: 1,
             image_mode: entry.image_mode,
-            policy: 0,
-            size_bytes: entry.size_bytes,
-            content_id: entry.content_id,
+            policy: u32::from(place.pinned),
+            // What this node does not hold it cannot measure: the device learns it from the node that does.
+            size_bytes: if same { entry.size_bytes } else { 0 },
+            content_id: place.content_id,
             vdisk: Text::new(&entry.name),
             device_name: admitted.name,
             capabilities: common(m.capabilities),
@@ -227,6 +192,19 @@ impl Shard {
             ticket_seconds: u32::try_from(TICKET_SECONDS).expect("a week fits"),
             ..Default::default()
         };
+        let event = Event::LoginPlaced {
+            mac: m.mac,
+            peer: asked.from,
+            kind: admitted.kind,
+            vdisk: transfer.vdisk,
+            node,
+            here: place.placed.node == Node::Own,
+            why: place.why,
+            eligible: place.placed.eligible,
+            sessions: place.placed.sessions,
+            rating: place.placed.rating,
+        };
+        self.event(event, out);
         self.reply(asked, out, |buf| {
             let mut tail = [0; NODES_MAX * NodeEntry::BYTES + TICKET_BYTES_MAX];
             let nodes_bytes = nodes.encode(&mut tail);
@@ -251,7 +229,8 @@ impl Shard {
             mac: subject.mac,
             device_key_hash: subject.key_hash,
             farm_epoch: self.shared.farm.epoch,
-            content_id: entry.content_id,
+            flags: u8::from(subject.pinned),
+            content_id: subject.content_id,
             vdisk: Text::new(&entry.name),
             device_name: subject.device_name,
             serial,
@@ -259,35 +238,6 @@ impl Shard {
         };
         let unix_seconds = self.shared.wall_clock.unix_seconds(now);
         self.shared.keys.seal_ticket(&body, nodes.as_slice(), unix_seconds, nonce, out)
-    }
-
-    /// Where a device can go, the best first: this node, or the successors of one that drains, and the farm's others that
-    /// have the vDisk.
-    ///
-    /// A node that drains comes last but is not left out: a ticket outlives the drain by days, and whoever knows only a
-    /// successor whose disk is bad would take its word for the whole farm's.
-    pub(super) fn node_list(&self, vdisk: u32, asked: &Asked) -> NodeList {
-        let rating = self.shared.farm.nodes.get(self.shared.own_node).map_or(100, |own| own.rating);
-        let own = NodeEntry { login: self.own_login(asked), rating, ..Default::default() };
-        let mut list = NodeList::new();
-        match &self.drain {
-            Some(drain) => drain.successors().iter().for_each(|&entry| list.push(entry)),
-            None => list.push(own),
-        }
-        self.push_others(vdisk, &mut list);
-        list.push(own);
-        list
-    }
-
-    /// Appends the farm's other nodes that have the vDisk.
-    pub(super) fn push_others(&self, vdisk: u32, list: &mut NodeList) {
-        let farm = &self.shared.farm;
-        let own = farm.nodes.get(self.shared.own_node);
-        if (vdisk as usize) < farm.vdisks.len() {
-            let nodes = farm.nodes_with(vdisk as usize);
-            let others = nodes.filter(|node| own.is_none_or(|own| own.name != node.name));
-            others.for_each(|node| list.push(node.entry()));
-        }
     }
 
     /// Where this node answers logins, as the asker sees it.
@@ -362,8 +312,12 @@ pub(super) const CHANGED: &str = "The vDisk's file on this node was changed or r
 pub(super) struct Subject {
     pub(super) mac: Mac,
     pub(super) vdisk: u32,
+    /// What it may read.
+    pub(super) content_id: ContentId,
     pub(super) device_name: Text<32>,
     pub(super) key_hash: [u8; 32],
+    /// One node alone may serve it.
+    pub(super) pinned: bool,
 }
 
 /// Checks the proof of a device that has a key: over what the step is bound to, the device's nonce and its MAC. Gives the

@@ -7,7 +7,7 @@ use diskstream_wire::limits::{
     READ_BYTES_MAX, READ_UNITS_MAX, SECTOR_BYTES, SINGLE_READ_BYTES_MAX, UNIT_BYTES,
 };
 use diskstream_wire::time::Nanos;
-use diskstream_wire::{Capabilities, Flags, FragmentSize, Read, ReadErrorCode};
+use diskstream_wire::{Capabilities, Flags, FragmentSize, Read, ReadErrorCode, SessionRole};
 
 use super::fragments::{self, Part};
 use super::jobs::{Data, NONE, NewJob, SESSION, Work};
@@ -79,6 +79,10 @@ impl Shard {
     pub(super) fn on_read(&mut self, read: &Read, asked: &Asked, now: Nanos, out: &mut Outbox) {
         let named = Named { request_id: read.request_id, ..Named::new(read.session, read.tag) };
         let Some(index) = self.recognise(named, asked, now, out) else { return };
+        if self.pause.in_backlog() {
+            // Its device has asked again meanwhile, or elsewhere; an answer now would only delay those that are wanted.
+            return self.counters.reads_stale.inc();
+        }
         let vdisk = self.vdisk_of(index);
         if let Err(code) = check(read, self.sessions.get(index), vdisk) {
             let work = Work::Error { length: read.length, code };
@@ -88,6 +92,11 @@ impl Shard {
             return self.queue_small(new, out);
         }
         self.count_read(read);
+        let session = self.sessions.get_mut(index);
+        (session.reads, session.read_at) = (session.reads + 1, now);
+        if session.role == SessionRole::Standby && !read.flags.has(Flags::HEDGED) {
+            self.set_role(index, SessionRole::Serving, now, out);
+        }
         let session = self.sessions.get(index);
         let single = read.flags.has(Flags::SINGLE);
         let mut reading = Reading {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use diskstream_ring::LocalAddr;
 use diskstream_wire::time::Nanos;
-use diskstream_wire::{Capabilities, KeepAlive, LoginKind, Mac, NoticeReason, Text};
+use diskstream_wire::{Capabilities, KeepAlive, LoginKind, Mac, NoticeReason, SessionRole, Text};
 
 use super::jobs::{Job, List, NONE};
 use super::limits::{JOBS_PER_SESSION, SESSION_BYTES_MAX};
@@ -28,6 +28,10 @@ pub struct DeviceFigures {
     pub read_us_max: u32,
     /// Moves to another node since the device started.
     pub moves: u32,
+    /// Reads that were asked at the standby as well, since the device started.
+    pub hedges: u32,
+    /// Those of them that the standby answered first.
+    pub hedges_won: u32,
     /// Code of the write-cache type.
     pub write_cache: u8,
 }
@@ -43,6 +47,8 @@ impl DeviceFigures {
             srtt_us: said.srtt_us,
             read_us_max: said.read_us_max,
             moves: said.moves,
+            hedges: said.hedges,
+            hedges_won: said.hedges_won,
             write_cache: said.write_cache.code(),
         }
     }
@@ -69,6 +75,8 @@ pub(super) struct Notice {
     pub(super) due: Nanos,
     /// Distance to the time after that.
     pub(super) backoff: Nanos,
+    /// When the node gives up, if it does.
+    pub(super) until: Nanos,
 }
 
 /// One device's session.
@@ -79,6 +87,8 @@ pub(super) struct Session {
     pub(super) local: Option<LocalAddr>,
     pub(super) phase: Phase,
     pub(super) kind: LoginKind,
+    /// Load, or kept warm for a failure of another node.
+    pub(super) role: SessionRole,
     pub(super) capabilities: Capabilities,
     /// Largest UDP payload that it was agreed to send.
     pub(super) datagram_bytes: u16,
@@ -102,6 +112,12 @@ pub(super) struct Session {
     /// When it was last heard of.
     pub(super) heard: Nanos,
     pub(super) opened: Nanos,
+    /// When it last read.
+    pub(super) read_at: Nanos,
+    /// Reads that it asked for.
+    pub(super) reads: u64,
+    /// Until when it is not asked again to make room for others.
+    pub(super) left_alone_until: Nanos,
     pub(super) notice: Option<Notice>,
     pub(super) notice_port: u16,
     pub(super) mac: Mac,
@@ -113,6 +129,8 @@ pub(super) struct Session {
     /// The login that made it, so that a repeat finds it: the device's nonce.
     pub(super) nonce: [u8; 16],
     pub(super) figures: DeviceFigures,
+    /// Whether the figures of before are known: a device that comes from elsewhere has counted there already.
+    pub(super) figures_known: bool,
     pub(super) device_name: Text<32>,
 }
 
@@ -148,6 +166,16 @@ pub(super) struct NewSession {
     pub(super) notice_port: u16,
     pub(super) nonce: [u8; 16],
     pub(super) device_name: Text<32>,
+}
+
+impl NewSession {
+    /// What it begins as.
+    pub(super) fn role(&self) -> SessionRole {
+        match self.kind {
+            LoginKind::Standby => SessionRole::Standby,
+            _ => SessionRole::Serving,
+        }
+    }
 }
 
 /// The sessions of a shard.
@@ -197,6 +225,7 @@ impl Sessions {
             local: new.local,
             phase: Phase::Unconfirmed,
             kind: new.kind,
+            role: new.role(),
             capabilities: new.capabilities,
             datagram_bytes: super::USUAL_DATAGRAM_BYTES,
             scheduled: false,
@@ -210,6 +239,9 @@ impl Sessions {
             deficit: 0,
             heard: now,
             opened: now,
+            read_at: now,
+            reads: 0,
+            left_alone_until: Nanos::ZERO,
             notice: None,
             notice_port: new.notice_port,
             mac: new.mac,
@@ -218,6 +250,7 @@ impl Sessions {
             serial: slot.serial,
             nonce: new.nonce,
             figures: DeviceFigures::default(),
+            figures_known: new.kind == LoginKind::Boot,
             device_name: new.device_name,
         });
         self.by_mac[bucket] = index;

@@ -1,7 +1,7 @@
 //! What all shards of a node share: keys, farm, vDisks, cache, boot slots. Immutable or atomic.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use diskstream_ring::LocalAddr;
@@ -88,6 +88,8 @@ pub struct VdiskEntry {
     pub hashes: Option<Arc<BlockHashes>>,
     /// Whether it takes devices. Cleared for good when its file is found changed.
     pub eligible: AtomicBool,
+    /// Sessions that it serves, all shards together; standby sessions do not count.
+    pub sessions: AtomicU32,
     /// How devices use it.
     pub image_mode: ImageMode,
     /// Number of the version; 0 is the base.
@@ -115,6 +117,7 @@ impl VdiskEntry {
             map,
             hashes,
             eligible: AtomicBool::new(true),
+            sessions: AtomicU32::new(0),
             image_mode: ImageMode::Standard,
             version: 0,
             write_cache: WriteCacheType::Ram,
@@ -126,6 +129,12 @@ impl VdiskEntry {
     #[must_use]
     pub fn is_eligible(&self) -> bool {
         self.eligible.load(Relaxed)
+    }
+
+    /// Whether this node has bytes of it at all, eligible or not. One that is not here has no content id.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.content_id != ContentId::default()
     }
 }
 

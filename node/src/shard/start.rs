@@ -4,12 +4,13 @@ use diskstream_wire::limits::{DATAGRAM_BYTES_MAX, READ_BYTES_MAX};
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{
     BusyReason, Capabilities, Handshake, HandshakeReply, ImageMode, IoServiceStart, LoginComplete,
-    LoginReject, PROTOCOL_VERSION, RejectReason, Text, VdiskInfo, VdiskInfoRequest,
+    LoginKind, LoginReject, PROTOCOL_VERSION, RejectReason, SessionRole, Text, VdiskInfo,
+    VdiskInfoRequest,
 };
 
 use super::limits::{
-    ALIVE_FOR, DRAINING_PAUSE_MS, EXPIRY_MS, KEEP_ALIVE_MS, STARTING_PAUSE_MS, SWEEP_EVERY,
-    UNCONFIRMED_PER_MAC,
+    ALIVE_FOR, BOOT_PAUSE_MS, DRAINING_PAUSE_MS, EXPIRY_MS, KEEP_ALIVE_MS, STARTING_PAUSE_MS,
+    SWEEP_EVERY, UNCONFIRMED_PER_MAC,
 };
 use super::login::{CHANGED, Refused, prove};
 use super::session::{NewSession, Phase};
@@ -154,14 +155,22 @@ impl Shard {
         if unconfirmed >= UNCONFIRMED_PER_MAC
             && let Some(oldest) = oldest
         {
-            self.close(oldest, End::Unconfirmed, out);
+            self.close(oldest, End::Unconfirmed, now, out);
         }
         if self.sessions.is_full() {
             let text = "This node has no room for another device: raise --sessions, or add a node";
             return Err(Refused::Rejected(RejectReason::NoRoom, text));
         }
+        // Here and not at login: the node that serves the boot is the one that it loads. Repeats found their session above.
+        if new.kind == LoginKind::Boot && !self.shared.boot_slots.take(new.mac, now) {
+            return Err(Refused::Busy(BusyReason::BootLimit, BOOT_PAUSE_MS));
+        }
         let new = NewSession { tag: self.random.u64(), device_name: new.device_name, ..*new };
         let index = self.sessions.add(&new, now);
+        self.role_begins(new.role(), new.vdisk);
+        if new.role() == SessionRole::Serving {
+            self.guest_came();
+        }
         self.count_sessions();
         self.counters.sessions_unconfirmed.add(1);
         self.sweep_due = self.sweep_due.earlier(now + SWEEP_EVERY);
@@ -185,7 +194,7 @@ impl Shard {
             let alive_at = self.sessions.get(rival).peer;
             self.event(Event::DuplicateDevice { mac, alive_at, refused: peer }, out);
             self.count_reject(RejectReason::DuplicateDevice);
-            self.close(index, End::Unconfirmed, out);
+            self.close(index, End::Unconfirmed, now, out);
             return false;
         }
         loop {
@@ -195,7 +204,7 @@ impl Shard {
                 Phase::Unconfirmed => End::Unconfirmed,
                 _ => End::Replaced,
             };
-            self.close(other, end, out);
+            self.close(other, end, now, out);
         }
         let session = self.sessions.get_mut(index);
         session.phase = Phase::Single;

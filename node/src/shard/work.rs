@@ -1,7 +1,7 @@
 //! What a session has to do and how it ends: its jobs enter the queue, leave it, or go with it.
 
-use diskstream_wire::CloseReason;
 use diskstream_wire::time::Nanos;
+use diskstream_wire::{CloseReason, LoginKind};
 
 use super::jobs::{FLIGHT, NONE, NewJob, SESSION, Work};
 use super::session::Phase;
@@ -20,7 +20,7 @@ pub(super) enum End {
 
 impl Shard {
     /// Ends a session and everything that it has queued or waits for.
-    pub(super) fn close(&mut self, index: u32, end: End, out: &mut Outbox) {
+    pub(super) fn close(&mut self, index: u32, end: End, now: Nanos, out: &mut Outbox) {
         loop {
             let session = self.sessions.get_mut(index);
             let job =
@@ -36,7 +36,16 @@ impl Shard {
         let session = self.sessions.remove(index);
         // Its sends that are out are nobody's from here on.
         self.bytes_out -= u64::from(session.inflight_bytes);
+        self.role_ends(session.role, session.vdisk);
         self.count_sessions();
+        if session.notice.is_some_and(|notice| !notice.acked) {
+            self.counters.notices_expired.inc();
+        }
+        // A boot that ends before its handshake, and was not begun again, boots no more.
+        let booting = session.kind == LoginKind::Boot && session.phase != Phase::Open;
+        if booting && self.sessions.of_mac(session.mac).next().is_none() {
+            self.shared.boot_slots.free(session.mac);
+        }
         let c = &self.counters;
         let (counter, reason, why) = match end {
             End::Detached => {
@@ -63,7 +72,11 @@ impl Shard {
         counter.inc();
         if session.phase != Phase::Unconfirmed {
             let (mac, peer) = (session.mac, session.peer);
-            self.event(Event::SessionEnded { mac, peer, session: index, reason, why }, out);
+            let lasted_s = now.since(session.opened).0 / 1_000_000_000;
+            let reads = session.reads;
+            let event =
+                Event::SessionEnded { mac, peer, session: index, reason, why, lasted_s, reads };
+            self.event(event, out);
         }
     }
 

@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 
 use diskstream_node::shard::{Input, SocketRole};
 use diskstream_node::trust::DeviceKey;
-use diskstream_wire::limits::READ_BYTES_MAX;
+use diskstream_wire::limits::{READ_BYTES_MAX, TICKET_BYTES_MAX};
 use diskstream_wire::{
     Capabilities, Flags, FragmentSize, Handshake, HandshakeReply, ImageMode, IoPortRequest,
     IoServiceStart, LoginKind, LoginPortRequest, LoginStart, LoginTransfer, Mac, Message, Read,
-    ReadErrorCode, Text, node_entries,
+    ReadErrorCode, Text, TicketBody, node_entries,
 };
 
 use super::{Mail, UNIT, World, local};
@@ -206,6 +206,54 @@ impl Device {
         assert!(matches!(mail.message(), Message::LoginComplete(_)), "{:?}", mail.message());
         assert_eq!(self.shake_hands(world).accepted, 1);
         self
+    }
+
+    /// Everything up to many outstanding reads for a session of the device's own kind, which is given its ticket by a boot.
+    pub fn connect_as(mut self, world: &mut World) -> Device {
+        let kind = std::mem::replace(&mut self.kind, LoginKind::Boot);
+        self.login(world);
+        self.get_io_port(world);
+        self.kind = kind;
+        let mail = self.try_start(world);
+        assert!(matches!(mail.message(), Message::LoginComplete(_)), "{:?}", mail.message());
+        assert_eq!(self.shake_hands(world).accepted, 1);
+        self
+    }
+
+    /// A session for one of thousands: with a ticket that the test seals itself, and without running the node to rest.
+    pub fn connect_quietly(&mut self, world: &mut World) {
+        let shared = &world.shared;
+        let body = TicketBody {
+            mac: self.mac,
+            content_id: shared.vdisk(0).content_id,
+            vdisk: Text::new(&shared.vdisk(0).name),
+            farm_epoch: shared.farm.epoch,
+            ..Default::default()
+        };
+        let mut sealed = [0; TICKET_BYTES_MAX];
+        let seconds = shared.wall_clock.unix_seconds(world.now);
+        let ticket = shared.keys.seal_ticket(&body, &[], seconds, [3; 24], &mut sealed);
+        self.ticket = ticket.to_vec();
+        self.kind = LoginKind::Reconnect;
+        self.generation = shared.vdisk(0).generation;
+        self.shard = usize::from(shared.shard_of(self.mac));
+        for step in 0..2 {
+            let mut buf = [0; 1400];
+            let length = match step {
+                0 => self.start().encode_with_tail(&self.ticket, &mut buf),
+                _ => self.handshake().encode(&mut buf),
+            };
+            world.datagram(self.shard, SocketRole::Io, self.at, &buf[..length]);
+            world.settle(self.shard);
+            let mail = world.mail.pop().expect("an answer");
+            match mail.message() {
+                Message::LoginComplete(done) => {
+                    (self.session, self.tag) = (done.session, done.session_tag);
+                }
+                Message::HandshakeReply(reply) => assert_eq!(reply.accepted, 1),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     /// Sends to the login port of any shard (the device's own), and takes what comes back at once.

@@ -16,7 +16,9 @@ use diskstream_node::shard::{
     VdiskEntry, WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
-use diskstream_node::view::{OwnLoad, ViewCell};
+use diskstream_node::view::{
+    DrainState, FarmView, HeldVersion, Load, OwnLoad, PeerState, PeerView, ViewCell,
+};
 use diskstream_ring::{Arena, ArenaConfig, Errno, HugePages, LocalAddr, SendPlan};
 use diskstream_vdisk::{BlockHashes, FlatMapBuilder, ImageMap};
 use diskstream_wire::{ContentId, Decoded, Message, Nanos, decode};
@@ -155,6 +157,7 @@ impl World {
             own: OwnLoad::default(),
         };
         let shared = Arc::new(shared);
+        shared.view.publish(FarmView::of_farm(&shared.farm, 0));
         let entry = vdisk(&setup, &shared.farm.vdisks[0].name);
         let mut entries = vec![Arc::new(entry)];
         if setup.second_vdisk {
@@ -183,6 +186,36 @@ impl World {
             mail: Vec::new(),
             events: Vec::new(),
         }
+    }
+
+    /// A peer that is up, serves, and holds the first vDisk's very content.
+    pub fn peer(&self, name: &str, login: &str, sessions: u32) -> PeerView {
+        let vdisk = self.shared.vdisk(0);
+        let held = HeldVersion {
+            vdisk: vdisk.name.clone(),
+            content_id: vdisk.content_id,
+            eligible: true,
+            sessions,
+        };
+        PeerView {
+            state: PeerState::Up,
+            load: Load { sessions, ..Load::default() },
+            versions: Arc::new([held]),
+            ..PeerView::unknown(name, addr(login), 100)
+        }
+    }
+
+    pub fn publish(&self, peers: &[PeerView]) {
+        self.shared.view.publish(FarmView { peers: peers.to_vec() });
+    }
+
+    /// Tells every shard to take no devices.
+    pub fn drain(&mut self, state: DrainState, seconds: u64) {
+        let deadline = self.now + Nanos::from_secs(seconds);
+        for shard in 0..self.shards.len() {
+            self.step(shard, Input::Drain { state, deadline });
+        }
+        self.run();
     }
 
     pub fn step(&mut self, shard: usize, input: Input<'_>) {
@@ -229,6 +262,11 @@ impl World {
             busy = true;
         }
         busy
+    }
+
+    /// Sends what a shard's last input led to, without ending its turn.
+    pub fn settle(&mut self, shard: usize) {
+        self.dispatch(shard);
     }
 
     fn dispatch(&mut self, shard: usize) -> bool {
