@@ -7,6 +7,7 @@
 //! * [`Fleet`]: the loop's body, for one thread with any number of sessions. The load generator runs thousands.
 //! * [`DeviceThread`] and [`Handle`]: one session on a thread of its own, for the block-device front ends.
 
+mod deadlines;
 mod fleet;
 mod handle;
 mod log;

@@ -261,10 +261,15 @@ impl Session {
         !self.events.is_empty()
     }
 
-    /// Whether one of the device's open sessions has this tag: for drivers whose devices share a notice socket.
+    /// Tags of the device's open sessions: for drivers whose devices share a notice socket.
+    pub fn tags(&self) -> impl Iterator<Item = u64> {
+        self.paths.iter().flatten().map(|path| path.at.tag)
+    }
+
+    /// How often a session was opened: unless it changed, [`Session::tags`] has no new one.
     #[must_use]
-    pub fn has_tag(&self, tag: u64) -> bool {
-        self.paths.iter().flatten().any(|path| path.at.tag == tag)
+    pub fn tags_version(&self) -> u64 {
+        self.counters.logins + self.counters.reconnects + self.counters.standbys_opened
     }
 
     /// What the device is doing.

@@ -60,7 +60,11 @@ fn table(told: &Value) -> String {
     let rate = session["retry_rate"].as_f64().unwrap_or(0.0) * 100.0;
     row("retries", format!("{} ({rate:.3} % of requests)", text(&counters["retries"])));
     row("wrong sums", text(&counters["sum_mismatches"]));
-    row("moves", text(&counters["moves"]));
+    row("moves", moves(session));
+    row("standby", standby(session));
+    row("hedges", hedges(session));
+    row("longest read", format!("{:.1} ms", us_to_ms(us("stall_us_max"))));
+    row("slow reads", slow_reads(&session["stalls"]));
     row("ticket age", format!("{} s", text(&session["ticket_age_s"])));
     let cache = &told["write_cache"];
     let fill = &cache["fill"];
@@ -77,12 +81,65 @@ fn table(told: &Value) -> String {
     out
 }
 
+/// How many moves there were, and the last one.
+fn moves(session: &Value) -> String {
+    let (count, last) = (text(&session["counters"]["moves"]), &session["last_move"]);
+    if last.is_null() {
+        return count;
+    }
+    let (from, to, cause) = (text(&last["from"]), text(&last["to"]), text(&last["cause"]));
+    let ago = ms_to_s(last["ago_ms"].as_u64().unwrap_or(0));
+    let held = text(&last["stall_ms"]);
+    format!(
+        "{count}; last {ago:.0} s ago, {from} to {to}, {cause}; the oldest read had waited {held} ms"
+    )
+}
+
+fn standby(session: &Value) -> String {
+    let standby = &session["standby"];
+    if standby.is_null() {
+        return "none: if the node is lost, another has to be found first".to_owned();
+    }
+    format!("{}, {}, {} µs", text(&standby["node"]), text(&standby["state"]), standby["srtt_us"])
+}
+
+fn hedges(session: &Value) -> String {
+    let won = text(&session["hedges_won"]);
+    format!(
+        "{} reads asked at the standby too, {won} answered there first",
+        text(&session["hedges"])
+    )
+}
+
+/// The histogram's buckets above 10 ms that hold something.
+fn slow_reads(stalls: &Value) -> String {
+    let buckets = stalls.as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut above = 0;
+    let mut parts = Vec::new();
+    for bucket in buckets {
+        let (end, count) = (bucket[0].as_u64(), bucket[1].as_u64().unwrap_or(0));
+        if above >= 10 && count > 0 {
+            parts.push(match end {
+                Some(end) => format!("{count} of {above}–{end} ms"),
+                None => format!("{count} over {above} ms"),
+            });
+        }
+        above = end.unwrap_or(above);
+    }
+    if parts.is_empty() { "none over 10 ms".to_owned() } else { parts.join(", ") }
+}
+
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),
         other => other.to_string(),
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+fn us_to_ms(us: u64) -> f64 {
+    us as f64 / 1000.0
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
@@ -115,7 +172,11 @@ mod tests {
                 "io": "10.0.0.1:6911", "eligible_nodes": 2, "pinned": false, "vdisk": "debian",
                 "device_name": "lab_1", "version": 3, "content_id": "ab", "size_bytes": 3_221_225_472u64,
                 "srtt_us": 150, "rttvar_us": 20, "window_fragments": 92, "fragment_bytes": 1376,
-                "retry_rate": 0.0125, "ticket_age_s": null,
+                "retry_rate": 0.0125, "ticket_age_s": null, "hedges": 3, "hedges_won": 2,
+                "stall_us_max": 71_500, "stalls": [[1, 90], [10, 4], [20, 0], [50, 6], [null, 1]],
+                "standby": {"node": "10.0.0.2:6910", "state": "open", "srtt_us": 170},
+                "last_move": {"from": "10.0.0.3:6910", "to": "10.0.0.1:6910", "cause": "node_silent",
+                    "stall_ms": 44, "ago_ms": 5000},
                 "counters": {"reads": 9, "read_bytes": 4096, "retries": 1, "sum_mismatches": 0, "moves": 2},
             },
             "write_cache": {"type": "ram:1G", "fill": {
@@ -129,6 +190,11 @@ mod tests {
             "3.00 GiB",
             "150 ± 20 µs",
             "1 (1.250 % of requests)",
+            "2; last 5 s ago, 10.0.0.3:6910 to 10.0.0.1:6910, node_silent; the oldest read had waited 44 ms",
+            "10.0.0.2:6910, open, 170 µs",
+            "3 reads asked at the standby too, 2 answered there first",
+            "71.5 ms",
+            "6 of 20–50 ms, 1 over 50 ms",
             "1.00 MiB of 1.00 GiB used",
             "-",
             "/tmp/nbd",

@@ -10,6 +10,7 @@ use diskstream_ring::{
 use diskstream_wire::Nanos;
 
 use super::DriverError;
+use super::deadlines::Deadlines;
 use super::sockets::{Bound, Ports, Sockets};
 use crate::session::limits::TRAIN_BYTES_MAX;
 use crate::session::{Channel, Event, Session, SessionConfig};
@@ -71,6 +72,9 @@ struct Seat {
     v6: Option<Sockets>,
     /// Trains or events may wait.
     dirty: bool,
+    /// The session's tags, as the fleet knows them, and since which version.
+    tags: Vec<u64>,
+    tags_version: u64,
 }
 
 /// Who gets what a socket receives.
@@ -85,8 +89,7 @@ enum Route {
 pub struct Fleet {
     ring: Ring,
     seats: Vec<Seat>,
-    /// When each member is due: apart from the seats, so that looking for the next one is a scan of plain numbers.
-    deadlines: Vec<Nanos>,
+    deadlines: Deadlines,
     dirty: Vec<Member>,
     routes: HashMap<SocketId, Route>,
     completions: Completions,
@@ -97,6 +100,8 @@ pub struct Fleet {
     train: Vec<u8>,
     shared_notice: Option<(bool, SocketId, u16)>,
     shared_notices: bool,
+    /// Whose session has which tag, where members share a notice socket.
+    tags: HashMap<u64, Member>,
     /// Events came up while sending: the turn must not wait.
     events_wait: bool,
     stats: DriverStats,
@@ -125,7 +130,7 @@ impl Fleet {
         Ok(Fleet {
             ring,
             seats: Vec::new(),
-            deadlines: Vec::new(),
+            deadlines: Deadlines::default(),
             dirty: Vec::new(),
             routes: HashMap::new(),
             completions: Completions::new(completions),
@@ -134,6 +139,7 @@ impl Fleet {
             train: Vec::with_capacity(TRAIN_BYTES_MAX),
             shared_notice: None,
             shared_notices: config.shared_notices,
+            tags: HashMap::new(),
             events_wait: false,
             stats: DriverStats::default(),
         })
@@ -170,7 +176,8 @@ impl Fleet {
         let session = Session::new(config, seed, clock::now())?;
         self.deadlines.push(session.next_deadline());
         let [v4, v6] = sockets;
-        self.seats.push(Seat { session, v4, v6, dirty: true });
+        let (tags, tags_version) = (Vec::new(), 0);
+        self.seats.push(Seat { session, v4, v6, dirty: true, tags, tags_version });
         self.dirty.push(member);
         Ok(member)
     }
@@ -281,7 +288,7 @@ impl Fleet {
 
     /// The caller's wait, cut short where a session is due before or events are waiting.
     fn bounded(&self, wait: Wait) -> Wait {
-        let next = self.deadlines.iter().copied().fold(Nanos::NEVER, Nanos::earlier);
+        let next = self.deadlines.first();
         match wait {
             Wait::Never => Wait::Never,
             // Members that stay dirty here had no plan left for their trains: a send's end brings one.
@@ -292,14 +299,11 @@ impl Fleet {
     }
 
     fn tick_due(&mut self, now: Nanos) {
-        for member in 0..self.deadlines.len() {
-            if self.deadlines[member] <= now {
-                let seat = &mut self.seats[member];
-                seat.session.tick(now);
-                // Trains follow; the deadline is set anew after them.
-                self.deadlines[member] = Nanos::NEVER;
-                mark(seat, member, &mut self.dirty);
-            }
+        while let Some(member) = self.deadlines.take_due(now) {
+            let seat = &mut self.seats[member];
+            seat.session.tick(now);
+            // Trains follow; the deadline is set anew after them.
+            mark(seat, member, &mut self.dirty);
         }
     }
 
@@ -316,6 +320,7 @@ impl Fleet {
         for index in 0..self.dirty.len() {
             let member = self.dirty[index];
             let sent = self.send_trains(member, now);
+            self.learn_tags(member);
             // Sending may have events of its own: a read outside the vDisk, a node that was given up.
             let eventful = self.seats[member].session.has_events();
             self.events_wait |= eventful;
@@ -325,9 +330,24 @@ impl Fleet {
                 self.dirty[kept] = member;
                 kept += 1;
             }
-            self.deadlines[member] = self.seats[member].session.next_deadline();
+            self.deadlines.set(member, self.seats[member].session.next_deadline());
         }
         self.dirty.truncate(kept);
+    }
+
+    /// Keeps book of a member's tags: a drain tells all members at once, and each notice must find its own.
+    fn learn_tags(&mut self, member: Member) {
+        let seat = &mut self.seats[member];
+        let version = seat.session.tags_version();
+        if !self.shared_notices || seat.tags_version == version {
+            return;
+        }
+        seat.tags_version = version;
+        for tag in seat.tags.drain(..) {
+            self.tags.remove(&tag);
+        }
+        seat.tags.extend(seat.session.tags());
+        self.tags.extend(seat.tags.iter().map(|&tag| (tag, member)));
     }
 
     /// True when the member has no more to send; false when plans ran out.
@@ -369,7 +389,7 @@ impl Fleet {
     }
 
     fn take_completions(&mut self, now: Nanos) {
-        let Fleet { ring, seats, dirty, routes, completions, plans, stats, .. } = self;
+        let Fleet { ring, seats, dirty, routes, completions, plans, stats, tags, .. } = self;
         for completion in completions.drain() {
             match completion {
                 Completion::Received(received) => {
@@ -384,8 +404,13 @@ impl Fleet {
                             mark(seat, member, dirty);
                         }
                         Some(Route::ByTag) => {
+                            let channel = Channel::Notice;
                             for segment in datagram.segments() {
-                                by_tag(seats, dirty, datagram.from, segment, now);
+                                let Some(member) = owner(tags, segment) else { continue };
+                                let seat = &mut seats[member];
+                                let session = &mut seat.session;
+                                session.handle_datagram(channel, datagram.from, segment, now);
+                                mark(seat, member, dirty);
                             }
                         }
                         None => {}
@@ -409,15 +434,10 @@ impl Fleet {
     }
 }
 
-/// Puts a datagram of the shared notice socket to the member whose tag it carries.
-fn by_tag(seats: &mut [Seat], dirty: &mut Vec<Member>, from: SocketAddr, bytes: &[u8], now: Nanos) {
-    let Ok(header) = diskstream_wire::header::Header::load(bytes) else { return };
-    let owner = seats.iter().position(|seat| seat.session.has_tag(header.tag));
-    if let Some(member) = owner {
-        let seat = &mut seats[member];
-        seat.session.handle_datagram(Channel::Notice, from, bytes, now);
-        mark(seat, member, dirty);
-    }
+/// The member whose tag a datagram of the shared notice socket carries.
+fn owner(tags: &HashMap<u64, Member>, bytes: &[u8]) -> Option<Member> {
+    let header = diskstream_wire::header::Header::load(bytes).ok()?;
+    tags.get(&header.tag).copied()
 }
 
 fn mark(seat: &mut Seat, member: Member, dirty: &mut Vec<Member>) {

@@ -14,7 +14,7 @@ use diskstream_wire::{Flags, Nanos, Read};
 
 use super::Session;
 use super::limits::{
-    HEDGE_AFTER_MIN, HEDGE_REPEAT_MIN, HEDGES_SAVED_MAX, READS_PER_HEDGE, RTO_MAX,
+    HEDGE_AFTER_MIN, HEDGE_REPEAT_MIN, HEDGES_SAVED_MAX, READS_PER_HEDGE, RTO_MAX, TIMEOUTS_PLAIN,
     TRAIN_SEGMENTS_MAX, WINDOW_FRAGMENTS_MIN,
 };
 use super::request::Phase;
@@ -234,7 +234,8 @@ impl Session {
         message.encode(&mut out[start..]);
         self.counters.requests += 1;
         let timeout = path.answers.timeout();
-        let wait = Nanos(timeout.0 << hedge.timeouts.min(6)).earlier(RTO_MAX).max(timeout);
+        let doublings = hedge.timeouts.saturating_sub(TIMEOUTS_PLAIN).min(6);
+        let wait = Nanos(timeout.0 << doublings).earlier(RTO_MAX).max(timeout);
         self.requests.set_hedge_at(slot, now + wait);
     }
 
