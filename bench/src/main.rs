@@ -36,6 +36,8 @@ enum Command {
     Read(read::ReadArgs),
     /// A node goes away while devices read: what each device notices of it.
     Failover(failover::FailoverArgs),
+    /// All cases of `failover`, several times each, against what they must reach.
+    FailoverTable(failover::table::TableArgs),
     /// Stand between devices and a node, and lose or delay what passes.
     Relay(relay::RelayArgs),
     /// Join the namespaces of a run of `failover`; started by it.
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Read(args) => read::run(&args),
         Command::Failover(args) => failover::run(&args),
+        Command::FailoverTable(args) => failover::table::run(&args),
         Command::Relay(args) => relay::run(args),
         Command::LanRelay(args) => net::relay::run(&args),
     };

@@ -53,6 +53,26 @@ fn a_killed_and_a_stopped_node_cost_no_read() {
 }
 
 #[test]
+fn devices_read_again_when_all_nodes_were_gone() {
+    let flags = "--devices 5 --mode kill --all --gone-seconds 1 --seconds 4 --rate 500 --json";
+    let Some(output) = failover(flags) else { return };
+    let report = json(&output);
+    let again = number(&report, "all_reading_ms");
+    assert!(again > 0.0 && again < 6_000.0, "{report}");
+    // A second without a node: reads waited at least so long, and devices did not ask for ever more.
+    assert!(number(&report, "stall_ms_max") > 900.0, "{report}");
+}
+
+#[test]
+fn no_device_goes_where_the_image_differs() {
+    let flags = "--devices 5 --nodes 3 --odd-node --mode kill --seconds 2 --rate 500 --json";
+    let Some(output) = failover(flags) else { return };
+    let report = json(&output);
+    assert_eq!(report["devices_at_odd_node"], 0, "{report}");
+    assert_eq!(report["devices_moved"], 5, "{report}");
+}
+
+#[test]
 fn where_nothing_happens_nothing_moves_and_files_tell_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let (full, plot) = (folder.path().join("r.json"), folder.path().join("r.svg"));

@@ -107,6 +107,15 @@ pub struct FailoverArgs {
     /// Devices do not read.
     #[arg(long)]
     pub idle: bool,
+    /// Every node is killed or stopped, not only node 1, and started again later; how soon do devices read again?
+    #[arg(long)]
+    pub all: bool,
+    /// With --all: nodes are started again after this.
+    #[arg(long, default_value_t = 30)]
+    pub gone_seconds: u32,
+    /// The last node's copy of the image differs by one byte: no device may go there.
+    #[arg(long)]
+    pub odd_node: bool,
     /// Reads per second of all devices together.
     #[arg(long, default_value_t = 20_000)]
     pub rate: u64,
@@ -180,6 +189,19 @@ impl FailoverArgs {
         ensure!(
             !self.refusals || self.mode == Mode::Kill,
             "--refusals: only a killed node's kernel refuses; use it with --mode kill"
+        );
+        ensure!(
+            !self.all || (matches!(self.mode, Mode::Kill | Mode::Stop) && !self.in_namespaces()),
+            "--all: nodes end with --mode kill or stop, on loopback"
+        );
+        ensure!(
+            (1..=3600).contains(&self.gone_seconds),
+            "--gone-seconds {}: must be from 1 to 3600",
+            self.gone_seconds
+        );
+        ensure!(
+            !self.odd_node || self.nodes >= 2,
+            "--odd-node: needs a node beside it; use it with --nodes 2 or more"
         );
         ensure!(self.jitter_ms <= 1000, "--jitter-ms {}: must be at most 1000", self.jitter_ms);
         ensure!(
@@ -265,6 +287,10 @@ mod tests {
             ("--mode kill --image-bytes 1M", "--image-bytes"),
             ("--mode kill --rate 0", "--rate 0"),
             ("--mode stop --refusals", "--refusals"),
+            ("--mode cut --all", "--all"),
+            ("--mode kill --all --loss 1", "--all"),
+            ("--mode kill --all --gone-seconds 0", "--gone-seconds 0"),
+            ("--mode kill --nodes 1 --odd-node", "--odd-node"),
             ("--mode cut --network loopback", "--network loopback"),
             ("--mode kill --loss 0.1 --network loopback", "--network loopback"),
             ("--mode kill --loss 100", "no share"),

@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -23,6 +23,10 @@ const CACHE_BESIDE_BYTES: u64 = 64 << 20;
 /// Sessions that a node has room for unless it is told otherwise.
 const SESSIONS_DEFAULT: usize = 4096;
 
+/// The farm's file, and that of the node with another copy of the image: its store lies elsewhere.
+const FARM_FILE: &str = "farm.toml";
+const ODD_FARM_FILE: &str = "farm-odd.toml";
+
 /// What a farm is made of.
 #[derive(Clone, Debug)]
 pub struct FarmSpec {
@@ -36,6 +40,8 @@ pub struct FarmSpec {
     pub image_bytes: u64,
     /// The core that all nodes share; none: wherever the system puts them.
     pub core: Option<usize>,
+    /// The last node has another copy of the image, which differs by one byte.
+    pub odd_node: bool,
     /// Folder for a log file of each node; none: warnings go to standard error.
     pub logs: Option<PathBuf>,
 }
@@ -66,7 +72,12 @@ impl Farm {
             file.write_all(text.as_bytes()).with_context(|| format!("writing {}", path.display()))
         };
         write("farm.key", &key)?;
-        write("farm.toml", &text(&spec, &image))?;
+        write(FARM_FILE, &text(&spec, &image))?;
+        if spec.odd_node {
+            let copy = folder.path().join("odd.img");
+            make_odd_copy(&image, &copy).with_context(|| format!("making {}", copy.display()))?;
+            write(ODD_FARM_FILE, &text(&spec, &copy))?;
+        }
         if let Some(logs) = &spec.logs {
             fs::create_dir_all(logs).with_context(|| format!("making {}", logs.display()))?;
         }
@@ -85,6 +96,18 @@ impl Farm {
         self.spec.addresses.iter().position(|&address| address == login.ip())
     }
 
+    /// Whether node `number` has another copy of the image.
+    #[must_use]
+    pub fn is_odd(&self, number: usize) -> bool {
+        self.spec.odd_node && number + 1 == self.spec.addresses.len()
+    }
+
+    /// Nodes.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.spec.addresses.len()
+    }
+
     /// Starts node `number` and waits until it is ready. `prepare` may add to the command.
     ///
     /// # Errors
@@ -96,7 +119,8 @@ impl Farm {
     ) -> anyhow::Result<NodeProcess> {
         let name = node_name(number);
         let mut command = serve_command()?;
-        command.arg("--farm").arg(self.folder.path().join("farm.toml"));
+        let file = if self.is_odd(number) { ODD_FARM_FILE } else { FARM_FILE };
+        command.arg("--farm").arg(self.folder.path().join(file));
         command.args(["--name", &name, "--http", "off", "--huge-pages", "off"]);
         command.arg("--control").arg(self.folder.path().join(format!("{name}.sock")));
         command.args(["--cache", &(self.spec.image_bytes + CACHE_BESIDE_BYTES).to_string()]);
@@ -117,6 +141,16 @@ impl Farm {
     }
 }
 
+/// Copies the image, and changes one byte in its middle.
+fn make_odd_copy(image: &Path, copy: &Path) -> io::Result<()> {
+    fs::copy(image, copy)?;
+    let file = File::options().read(true).write(true).open(copy)?;
+    let middle = file.metadata()?.len() / 2;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, middle)?;
+    file.write_all_at(&[byte[0] ^ 1], middle)
+}
+
 /// What node `number` (from 0) is called.
 #[must_use]
 pub fn node_name(number: usize) -> String {
@@ -124,6 +158,7 @@ pub fn node_name(number: usize) -> String {
 }
 
 fn text(spec: &FarmSpec, image: &Path) -> String {
+    // The sidecar with the content id is kept beside the image.
     let store = image.parent().unwrap_or(Path::new("/"));
     let file = image.file_name().unwrap_or_default();
     let mut text = String::from("[farm]\nname = \"bench\"\nkey_file = \"farm.key\"\n");

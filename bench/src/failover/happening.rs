@@ -17,10 +17,10 @@ pub struct Told {
 }
 
 impl Told {
-    /// Nodes that were all gone take logins again.
-    #[cfg(test)]
-    pub fn nodes_returned(&self) {
-        self.returned.store(clock::now().0, Ordering::Release);
+    /// One of the nodes that were all gone takes logins again; the first one counts.
+    pub fn node_returned(&self) {
+        let now = clock::now().0;
+        let _ = self.returned.compare_exchange(0, now, Ordering::Release, Ordering::Relaxed);
     }
 
     fn moment(cell: &AtomicU64) -> Option<Nanos> {
@@ -107,7 +107,11 @@ mod tests {
         let (dropped, see) = mpsc::channel::<()>();
         let (ran, done) = mpsc::channel();
         let happening = Happening::at(at, move |told| {
-            told.nodes_returned();
+            told.node_returned();
+            let first = told.returned.load(Ordering::Relaxed);
+            while clock::now().0 == first {}
+            told.node_returned();
+            assert_eq!(told.returned.load(Ordering::Relaxed), first);
             ran.send(()).unwrap();
             Ok(dropped)
         })

@@ -14,6 +14,7 @@
 //! | `drive` | the loop: asks for them, checks every byte |
 //! | `stalls`, `moves` | the arithmetic of what devices notice |
 //! | `scene`, `happening` | what happens to nodes, at its moment |
+//! | `table` | all cases, against what they must reach |
 //! | `report`, `plot` | figures, where they come from, and a picture |
 
 mod args;
@@ -26,6 +27,7 @@ mod report;
 mod scene;
 mod schedule;
 mod stalls;
+pub mod table;
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -113,8 +115,10 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
         seed: args.seed,
         image_bytes: args.image_bytes,
         core: (!args.no_pin).then_some(CORES.0),
+        odd_node: args.odd_node,
         logs: args.logs.clone(),
     })?;
+    let farm = Arc::new(farm);
     // Nodes are started before this thread is pinned: they would inherit its core.
     let mut nodes = Vec::new();
     for number in 0..args.nodes {
@@ -139,7 +143,8 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
         lan.block_port(args.nodes, devices.fleet().session(0).config().notice_port)?;
     }
     let run = scene::play(args, &farm, nodes, lan.as_ref(), stop, &mut devices, random)?;
-    let wire = Wire::of(args, lan)?;
+    let mut wire = Wire::of(args, lan)?;
+    wire.devices_at_odd_node = args.odd_node.then(|| at_odd_node(&farm, &devices));
     devices.detach()?;
     let report = make_report(args, &run, &wire, placement, pinned, provenance);
     Ok((report, make_series(args, &run)))
@@ -153,24 +158,39 @@ fn loopback(number: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 64 | (high & 0x3f), low, number))
 }
 
-/// What the network did.
+/// What the network did, and what was found at its hosts.
+#[derive(Default)]
 struct Wire {
     network: &'static str,
     relay: Option<RelayCounts>,
     lan: Option<LanCounts>,
     blocked: Option<u64>,
+    devices_at_odd_node: Option<usize>,
+}
+
+/// Devices that are at a node with another copy of the image, or have their standby there.
+fn at_odd_node(farm: &Farm, devices: &Devices) -> usize {
+    let now = clock::now();
+    let odd = |at| farm.number_of(at).is_some_and(|number| farm.is_odd(number));
+    let members = 0..devices.fleet().len();
+    let statuses = members.map(|member| devices.fleet().session(member).status(now));
+    statuses
+        .filter(|status| {
+            status.node.is_some_and(odd) || status.standby.as_ref().is_some_and(|s| odd(s.node))
+        })
+        .count()
 }
 
 impl Wire {
     fn of(args: &FailoverArgs, lan: Option<Lan>) -> anyhow::Result<Wire> {
         let Some(lan) = lan else {
-            return Ok(Wire { network: "loopback", relay: None, lan: None, blocked: None });
+            return Ok(Wire { network: "loopback", ..Wire::default() });
         };
         let blocked = args.block_notice_port.then(|| lan.blocked(args.nodes)).transpose()?;
         let counts = Some(lan.counts((args.mode == Mode::Cut).then_some(0))?);
         let relay = lan.end()?;
         let network = if relay.is_some() { "namespaces, relay" } else { "namespaces, bridge" };
-        Ok(Wire { network, relay, lan: counts, blocked })
+        Ok(Wire { network, relay, lan: counts, blocked, devices_at_odd_node: None })
     }
 
     fn drops(&self) -> u64 {
@@ -196,16 +216,14 @@ fn settle(
         ensure!(!stop.load(Ordering::Relaxed), "told to end");
         let now = clock::now();
         let statuses = (0..all).map(|member| devices.fleet().session(member).status(now));
-        let (mut on_node_1, mut with_standby) = (0, None);
+        let (mut on_node_1, mut with_standby) = (0, 0);
         for status in statuses {
             on_node_1 += usize::from(status.node.and_then(|at| farm.number_of(at)) == Some(0));
-            let told = serde_json::to_value(&status)?;
-            if let Some(standby) = told.get("standby") {
-                *with_standby.get_or_insert(0) += usize::from(!standby.is_null());
-            }
+            with_standby += usize::from(status.standby.is_some_and(|s| s.state == "open"));
         }
-        let as_wanted = on_node_1 == all && (args.nodes == 1 || with_standby == Some(all));
-        if as_wanted || with_standby.is_none() || now > limit {
+        let others = args.nodes - 1 - usize::from(args.odd_node);
+        let as_wanted = on_node_1 == all && (others == 0 || with_standby == all);
+        if as_wanted || now > limit {
             let (first, others) = POWERS;
             let how = format!("node 1 has power {first}, the others {others}; devices know node 1");
             return Ok(Placement { how, on_node_1, with_standby, as_wanted });
@@ -287,7 +305,11 @@ fn make_report(
         baseline_stall_ms_p50: millis(before.p50),
         gap_ms_max: millis(outcome.stalls.gap_max()),
         hedged_reads: load.hedged,
-        hedged_percent: load.hedged.map(|hedged| percent(hedged, outcome.reads)),
+        hedged_percent: percent(load.hedged, outcome.reads),
+        devices_at_odd_node: wire.devices_at_odd_node,
+        gone_seconds: args.all.then_some(args.gone_seconds),
+        reads_skipped: outcome.skipped,
+        all_reading_ms: run.all_reading_after().map(millis),
         moves_by_cause: outcome.moves.by_cause().clone(),
         retries: load.counts.retries,
         probes: load.counts.probes,

@@ -73,10 +73,18 @@ pub struct Report {
     pub baseline_stall_ms_p50: f64,
     /// The longest time between two completed reads of a device, the later of them after the event.
     pub gap_ms_max: f64,
-    /// Reads that were also asked at the standby; none: the device does not tell.
-    pub hedged_reads: Option<u64>,
+    /// Reads that were also asked at the standby.
+    pub hedged_reads: u64,
     /// The same in percent of reads.
-    pub hedged_percent: Option<f64>,
+    pub hedged_percent: f64,
+    /// Devices that are, or have their standby, at a node whose image differs; none: there is no such node.
+    pub devices_at_odd_node: Option<usize>,
+    /// For how long all nodes were gone; none: they never were.
+    pub gone_seconds: Option<u32>,
+    /// Reads that were due during such an outage and not asked for.
+    pub reads_skipped: u64,
+    /// From the moment when the first node was back until every device had a read answered.
+    pub all_reading_ms: Option<f64>,
     /// Moves by cause.
     pub moves_by_cause: BTreeMap<&'static str, u64>,
     /// Requests sent again because fragments did not arrive.
@@ -138,8 +146,8 @@ pub struct Placement {
     pub how: String,
     /// Devices that node 1 served before the measurement.
     pub on_node_1: usize,
-    /// Devices that had a warm standby before the measurement; none: the device does not tell.
-    pub with_standby: Option<usize>,
+    /// Devices that had a warm standby before the measurement.
+    pub with_standby: usize,
     /// All of them were on node 1, and had a standby where there is a second node.
     pub as_wanted: bool,
 }
@@ -190,17 +198,13 @@ impl Report {
         )?;
         writeln!(
             out,
-            "  reads          {:>10}; {} failed, {} wrong bytes; {} hedged",
-            self.reads,
-            self.reads_failed,
-            self.wrong_bytes,
-            known(self.hedged_percent, "%")
+            "  reads          {:>10}; {} failed, {} wrong bytes; {} % hedged",
+            self.reads, self.reads_failed, self.wrong_bytes, self.hedged_percent
         )?;
         writeln!(
             out,
             "  begun with     {:>10} devices on node 1, {} with a standby",
-            self.placement.on_node_1,
-            self.placement.with_standby.map_or("unknown".to_owned(), |n| n.to_string())
+            self.placement.on_node_1, self.placement.with_standby
         )?;
         writeln!(
             out,
@@ -253,6 +257,14 @@ impl Report {
         }
         if self.reads == 0 && !self.idle {
             return Some("no read ended; give more --seconds".to_owned());
+        }
+        if let Some(odd) = self.devices_at_odd_node.filter(|&devices| devices > 0) {
+            return Some(format!("{odd} devices use a node whose image differs"));
+        }
+        if self.gone_seconds.is_some() {
+            let some_wait = self.all_reading_ms.is_none();
+            return some_wait
+                .then(|| "not every device read again when nodes were back".to_owned());
         }
         (self.mode != Mode::None && self.nodes > 1 && self.all_moved_ms.is_none())
             .then(|| format!("{} of {} devices moved", self.devices_moved, self.devices))

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use diskstream_ring::clock;
@@ -18,6 +19,7 @@ use crate::fleet::{Counts, Devices};
 use crate::net::Lan;
 use crate::node_process::{CpuTime, NodeProcess};
 use crate::random::Random;
+use crate::read::{CORES, pin};
 
 /// Reads before the measurement begins, so that windows and round trips have settled. Guessed; a device needs some 50 ms of
 /// reads, and each of 4,000 devices reads five times a second.
@@ -27,6 +29,10 @@ const BEGIN_IN: Nanos = Nanos::from_millis(100);
 /// A paused node goes on after this.
 const PAUSE: Nanos = Nanos::from_secs(10);
 
+/// Reads that a device has outstanding at most while all nodes are gone, as a machine whose disk hangs stops asking. Guessed:
+/// the depth of a SATA disk's queue.
+const OUTAGE_DEPTH: usize = 32;
+
 /// A run that is over.
 #[derive(Debug)]
 pub struct Run {
@@ -34,12 +40,24 @@ pub struct Run {
     pub outcome: Outcome,
     /// What was used since the measurement began.
     pub load: Load,
+    /// When nodes that were all gone took logins again.
+    pub returned: Option<Nanos>,
     /// From the event until the stopped node's process had ended.
     pub exited_after: Option<Nanos>,
     /// Devices that had moved by then.
     pub moved_before_exit: Option<usize>,
     /// The event was later than planned by this.
     pub event_late: Option<Nanos>,
+}
+
+impl Run {
+    /// From the moment when the first node was back until every device had a read answered.
+    #[must_use]
+    pub fn all_reading_after(&self) -> Option<Nanos> {
+        let again = self.outcome.reading_again.iter().copied();
+        let last = again.reduce(|a, b| Some(a?.max(b?)))??;
+        Some(last.since(self.returned?))
+    }
 }
 
 /// What was used.
@@ -51,8 +69,8 @@ pub struct Load {
     pub fleet: CpuTime,
     /// The fleet's counters.
     pub counts: Counts,
-    /// Reads that were hedged; none: the device does not tell.
-    pub hedged: Option<u64>,
+    /// Reads that were also asked at the standby.
+    pub hedged: u64,
 }
 
 impl Load {
@@ -62,20 +80,14 @@ impl Load {
             nodes: nodes.iter().map(|node| node.cpu().unwrap_or_default()).collect(),
             fleet: CpuTime::read(Path::new("/proc/thread-self/schedstat")),
             counts: devices.counts(),
-            hedged: hedged_reads(devices)?,
+            hedged: hedged_reads(devices),
         })
     }
 }
 
-fn hedged_reads(devices: &Devices) -> anyhow::Result<Option<u64>> {
-    let mut sum = None;
-    for member in 0..devices.fleet().len() {
-        let counters = serde_json::to_value(devices.fleet().session(member).counters())?;
-        if let Some(hedged) = counters.get("hedged_reads").and_then(serde_json::Value::as_u64) {
-            *sum.get_or_insert(0) += hedged;
-        }
-    }
-    Ok(sum)
+fn hedged_reads(devices: &Devices) -> u64 {
+    let members = 0..devices.fleet().len();
+    members.map(|member| devices.fleet().session(member).counters().hedged_reads).sum()
 }
 
 /// Plays a run.
@@ -84,7 +96,7 @@ fn hedged_reads(devices: &Devices) -> anyhow::Result<Option<u64>> {
 /// When the event cannot be prepared or does not happen, the fleet fails, or the program is told to end.
 pub fn play(
     args: &FailoverArgs,
-    farm: &Farm,
+    farm: &Arc<Farm>,
     nodes: Vec<NodeProcess>,
     lan: Option<&Lan>,
     stop: Arc<AtomicBool>,
@@ -94,21 +106,26 @@ pub fn play(
     let begins = clock::now() + BEGIN_IN;
     let opens = begins + RAMP;
     let event = (args.mode != Mode::None).then(|| opens + Nanos(args.length().0 / 2));
+    let outage = Nanos::from_secs(if args.all { args.gone_seconds.into() } else { 0 });
     let plan = Plan {
         begins,
         opens,
         event,
-        closes: opens + args.length(),
+        closes: opens + args.length() + outage,
         per_second: if args.idle { 0 } else { args.rate },
         size: usize::try_from(args.size).context("--size")?,
         seed: args.seed,
-        depth_max: None,
+        depth_max: args.all.then_some(OUTAGE_DEPTH),
     };
-    let victims = event.map(|_| farm.login(0)).into_iter().collect();
+    let victims = match event {
+        None => Vec::new(),
+        Some(_) if args.all => (0..args.nodes).map(|number| farm.login(number)).collect(),
+        Some(_) => vec![farm.login(0)],
+    };
     let moves = Moves::new(usize::from(args.devices), victims, event);
     let mut scene = Scene::new(nodes, stop);
     if let Some(event) = event {
-        scene.prepare(args, lan, event)?;
+        scene.prepare(args, farm, lan, event)?;
     }
     let outcome = drive::run(devices, plan, moves, random, &mut scene)?;
     scene.end(devices, outcome, event)
@@ -119,8 +136,8 @@ struct Scene {
     nodes: Vec<NodeProcess>,
     stop: Arc<AtomicBool>,
     happening: Option<Happening>,
-    /// Node 1 is expected to end.
-    ends: bool,
+    /// So many nodes, the first ones, are expected to end.
+    ends: usize,
     /// When a paused node goes on.
     resume_at: Option<Nanos>,
     exited: Option<(Nanos, usize)>,
@@ -137,7 +154,7 @@ impl Scene {
             nodes,
             stop,
             happening: None,
-            ends: false,
+            ends: 0,
             resume_at: None,
             exited: None,
             first: Load::default(),
@@ -151,9 +168,13 @@ impl Scene {
     fn prepare(
         &mut self,
         args: &FailoverArgs,
+        farm: &Arc<Farm>,
         lan: Option<&Lan>,
         event: Nanos,
     ) -> anyhow::Result<()> {
+        if args.all {
+            return self.prepare_outage(args, farm, event);
+        }
         let victim = &self.nodes[0];
         let signals = victim.signals();
         self.event = event;
@@ -174,8 +195,37 @@ impl Scene {
             }
             Mode::None => return Ok(()),
         };
-        self.ends = matches!(args.mode, Mode::Stop | Mode::Kill);
+        self.ends = usize::from(matches!(args.mode, Mode::Stop | Mode::Kill));
         self.happening = Some(happening?);
+        Ok(())
+    }
+
+    /// Gets ready that all nodes end at `event`, and new ones are started later.
+    fn prepare_outage(
+        &mut self,
+        args: &FailoverArgs,
+        farm: &Arc<Farm>,
+        event: Nanos,
+    ) -> anyhow::Result<()> {
+        let signal = if args.mode == Mode::Stop { SIGTERM } else { SIGKILL };
+        let gone = Duration::from_secs(args.gone_seconds.into());
+        let signals: Vec<_> = self.nodes.iter().map(NodeProcess::signals).collect();
+        let (farm, no_pin) = (Arc::clone(farm), args.no_pin);
+        self.event = event;
+        self.ends = self.nodes.len();
+        self.happening = Some(Happening::at(event, move |told| {
+            // Nodes must not inherit the fleet's core from this thread.
+            let _ = no_pin || pin(CORES.0);
+            signals.iter().try_for_each(|node| node.send(signal))?;
+            std::thread::sleep(gone);
+            let mut nodes = Vec::new();
+            for number in 0..farm.nodes() {
+                nodes.push(farm.start(number, |_| ())?);
+                // Devices can log in as soon as there is one.
+                told.node_returned();
+            }
+            Ok(nodes)
+        })?);
         Ok(())
     }
 
@@ -195,13 +245,15 @@ impl Scene {
         load.fleet = load.fleet.since(self.first.fleet);
         load.counts.retries -= self.first.counts.retries;
         load.counts.probes -= self.first.counts.probes;
-        load.hedged = load.hedged.zip(self.first.hedged).map(|(last, first)| last - first);
+        load.hedged -= self.first.hedged;
+        let returned = self.returned();
         let mut began = None;
         if let Some(happening) = self.happening.take() {
             began = happening.began();
             happening.end()?;
         }
         Ok(Run {
+            returned,
             exited_after: self.exited.zip(event).map(|((at, _), event)| at.since(event)),
             moved_before_exit: self.exited.map(|(_, moved)| moved),
             event_late: began.zip(event).map(|(began, event)| began.since(event)),
@@ -233,10 +285,13 @@ impl Watch for Scene {
             self.nodes[0].signals().send(SIGCONT)?;
         }
         for (number, node) in self.nodes.iter_mut().enumerate() {
-            let expected = number == 0 && self.ends && now >= self.event;
-            if (number != 0 || self.exited.is_none()) && node.has_ended() {
-                ensure!(expected, "node {} ended by itself; its reason is above", number + 1);
-                self.exited = Some((now, moves.devices_moved()));
+            if !node.has_ended() {
+                continue;
+            }
+            let expected = number < self.ends && now >= self.event;
+            ensure!(expected, "node {} ended by itself; its reason is above", number + 1);
+            if number == 0 {
+                self.exited.get_or_insert((now, moves.devices_moved()));
             }
         }
         Ok(())
