@@ -17,6 +17,7 @@ pub mod running;
 pub mod serve;
 pub mod settings;
 pub mod shard;
+pub mod slowest;
 pub mod status;
 pub mod trust;
 pub mod vdisk_command;

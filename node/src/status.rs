@@ -1,9 +1,9 @@
 //! The farm as this node sees it, as `diskstream-node status` shows it.
 //!
-//! Built from three sources and nothing else: what this node serves ([`NodeShared`]), the view of the other nodes
-//! (`NodeShared::view`), and since when each peer is in its state ([`PeerTimes`], kept by the control loop).
+//! Built from two sources and nothing else: what this node serves ([`NodeShared`]), and what the thread of the peers knows of the
+//! others ([`Seen`]).
 
-use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use diskstream_wire::ContentId;
@@ -74,6 +74,10 @@ pub struct PeerStatus {
     pub state: String,
     /// Seconds since it is.
     pub since_seconds: u64,
+    /// Why it is.
+    pub why: String,
+    /// Where it hears its peers; none: it is not spoken to.
+    pub peer_address: Option<String>,
     /// Where devices log in there.
     pub login: String,
     /// Power rating: 1 is the usual node.
@@ -109,8 +113,8 @@ pub struct HolderStatus {
     pub eligible: bool,
     /// Whether that is the reference's content.
     pub same: bool,
-    /// Sessions of the vDisk there, by the last report; this node's are not told apart by vDisk and are left out.
-    pub sessions: Option<u32>,
+    /// Sessions of the vDisk there, by the last report; this node's own as of now.
+    pub sessions: u32,
     /// State of the node that holds it: this one is always `up`.
     pub node_state: String,
 }
@@ -141,30 +145,26 @@ pub struct OwnFacts {
     pub io: Vec<String>,
 }
 
-/// Since when each peer is in its state.
-#[derive(Debug, Default)]
-pub struct PeerTimes(HashMap<String, (PeerState, Nanos)>);
+/// A peer, and what the view of the shards does not say about it.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// As the shards see it.
+    pub view: PeerView,
+    /// Since when it is in its state.
+    pub since: Nanos,
+    /// Why it is.
+    pub why: String,
+    /// Where it hears its peers; none: it is not spoken to.
+    pub peer_address: Option<SocketAddr>,
+}
 
-impl PeerTimes {
-    /// Compares with the present view; call it often, the times are as exact as that.
-    pub fn note(&mut self, view: &FarmView, now: Nanos) {
-        self.0.retain(|name, _| view.peers.iter().any(|peer| peer.name == *name));
-        for peer in &view.peers {
-            match self.0.get_mut(&peer.name) {
-                Some((state, _)) if *state == peer.state => {}
-                Some(known) => *known = (peer.state, now),
-                None => {
-                    self.0.insert(peer.name.clone(), (peer.state, now));
-                }
-            }
-        }
-    }
-
-    /// Since when; now, for one that was not noted yet.
-    fn since(&self, peer: &PeerView, now: Nanos) -> Nanos {
-        match self.0.get(&peer.name) {
-            Some((state, since)) if *state == peer.state => *since,
-            _ => now,
+impl From<&crate::peers::PeerStatus> for Seen {
+    fn from(status: &crate::peers::PeerStatus) -> Seen {
+        Seen {
+            view: status.view.clone(),
+            since: status.since,
+            why: status.why.text().to_owned(),
+            peer_address: Some(status.addr),
         }
     }
 }
@@ -172,16 +172,15 @@ impl PeerTimes {
 impl Status {
     /// What this node sees now.
     #[must_use]
-    pub fn of(own: &OwnFacts, shared: &NodeShared, times: &PeerTimes, now: Nanos) -> Status {
-        let view = shared.view.get();
-        let mut peers: Vec<&PeerView> = view.peers.iter().collect();
-        peers.sort_by(|a, b| a.name.cmp(&b.name));
+    pub fn of(own: &OwnFacts, shared: &NodeShared, mut seen: Vec<Seen>, now: Nanos) -> Status {
+        seen.sort_by(|a, b| a.view.name.cmp(&b.view.name));
+        let peers: Vec<&PeerView> = seen.iter().map(|seen| &seen.view).collect();
         let vdisks = vdisks(&own.name, shared.vdisks().unwrap_or_default(), &peers);
         Status {
             node: node(own, shared, now),
             differences: differences(&own.name, &vdisks),
             vdisks,
-            peers: peers.into_iter().map(|peer| peer_status(peer, times, now)).collect(),
+            peers: seen.iter().map(|seen| peer_status(seen, now)).collect(),
         }
     }
 }
@@ -212,13 +211,16 @@ pub fn own_load(shared: &NodeShared, now: Nanos) -> LoadStatus {
     }
 }
 
-fn peer_status(peer: &PeerView, times: &PeerTimes, now: Nanos) -> PeerStatus {
+fn peer_status(seen: &Seen, now: Nanos) -> PeerStatus {
+    let peer = &seen.view;
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a report's age")]
     let seconds = |ago: Nanos| ago.as_millis() as f64 / 1e3;
     PeerStatus {
         name: peer.name.clone(),
         state: peer.state.label().to_owned(),
-        since_seconds: now.since(times.since(peer, now)).as_millis() / 1000,
+        since_seconds: now.since(seen.since).as_millis() / 1000,
+        why: seen.why.clone(),
+        peer_address: seen.peer_address.map(|addr| addr.to_string()),
         login: peer.login.to_string(),
         power: f64::from(peer.rating) / 100.0,
         drain: peer.drain.label().to_owned(),
@@ -267,7 +269,7 @@ fn vdisk(
             content_id: entry.content_id.to_string(),
             eligible: entry.is_eligible(),
             same: true,
-            sessions: None,
+            sessions: entry.sessions.load(Relaxed),
             node_state: PeerState::Up.label().to_owned(),
         })
         .into_iter()
@@ -277,7 +279,7 @@ fn vdisk(
         content_id: held.content_id.to_string(),
         eligible: held.eligible,
         same: Some(held.content_id) == reference,
-        sessions: Some(held.sessions),
+        sessions: held.sessions,
         node_state: peer.state.label().to_owned(),
     }));
     VdiskStatus { name: name.to_owned(), content_id: reference.map(|id| id.to_string()), holders }

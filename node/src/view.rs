@@ -235,6 +235,8 @@ pub struct OwnLoad {
     pub expected: AtomicU32,
     /// Whether this node takes devices: a [`DrainState`].
     pub drain: AtomicU8,
+    /// The devices whose reads take longest.
+    pub slowest: crate::slowest::Slowest,
 }
 
 impl OwnLoad {

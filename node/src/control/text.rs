@@ -38,12 +38,26 @@ pub(super) fn status(status: &Status) -> String {
     ));
     rows.extend(status.peers.iter().map(peer_row));
     table(&mut text, &rows);
+    for peer in status.peers.iter().filter(|peer| peer.state != "up") {
+        let _ = writeln!(text, "{}: {}", peer.name, peer.why);
+    }
     text.push('\n');
-    let mut rows = vec![["vdisk", "node", "content id", ""].map(str::to_owned).to_vec()];
+    versions(&mut text, status);
+    for difference in &status.differences {
+        let _ = writeln!(text, "\n! {difference}");
+    }
+    text
+}
+
+/// Who holds which content of what.
+fn versions(text: &mut String, status: &Status) {
+    let mut rows =
+        vec![["vdisk", "node", "content id", "sessions", ""].map(str::to_owned).to_vec()];
     for vdisk in &status.vdisks {
         if vdisk.holders.is_empty() {
             rows.push(vec![
                 vdisk.name.clone(),
+                "-".to_owned(),
                 "-".to_owned(),
                 "-".to_owned(),
                 "nobody holds it".to_owned(),
@@ -64,15 +78,12 @@ pub(super) fn status(status: &Status) -> String {
                 vdisk.name.clone(),
                 holder.node.clone(),
                 short(&holder.content_id),
+                holder.sessions.to_string(),
                 marks.join(", "),
             ]);
         }
     }
-    table(&mut text, &rows);
-    for difference in &status.differences {
-        let _ = writeln!(text, "\n! {difference}");
-    }
-    text
+    table(text, &rows);
 }
 
 fn peer_row(peer: &PeerStatus) -> Vec<String> {

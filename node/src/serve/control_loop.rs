@@ -1,29 +1,30 @@
 //! The loop that decides for the whole node: it sleeps until somebody wishes something or a second is over.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, RecvTimeoutError};
 
 use diskstream_ring::clock;
 use diskstream_vdisk::Watch;
-use diskstream_wire::Nanos;
+use diskstream_wire::{Mac, Nanos};
 use signal_hook::consts::SIGHUP;
 
 use super::drain::Drain;
-use super::farm_watch::Differences;
+use super::farm_watch::{Differences, seen};
+use super::rebalance::{self, Decisions};
 use super::watch::{bad_block, health_of, look, watch_all};
 use super::{Wish, service};
-use crate::control::{Answer, Figures, Reply, Request};
+use crate::control::{Answer, Figures, Reply, Request, SlowDevice};
 use crate::metrics::{Health, HealthState};
+use crate::peers::PeerHandle;
 use crate::running::RunningNode;
 use crate::settings::Settings;
-use crate::shard::{Counter, ShardCounters};
-use crate::status::{OwnFacts, PeerTimes, Status, own_load};
+use crate::shard::{Counter, NodeShared, ShardCounters};
+use crate::status::{OwnFacts, Status, own_load};
 use crate::view::DrainState;
 
 /// Distance of two looks at clocks, files and peers. Guessed: a change is named within a second; blocks are checked anyway.
 const LOOK_EVERY: Nanos = Nanos::from_secs(1);
-/// How long a node without a successor waits for its devices (design, section 6).
-const DRAIN_ALONE: Nanos = Nanos::from_secs(2);
 /// A drain that a client asks for may last so long. Guessed: a day; more is a typing mistake.
 const DRAIN_SECONDS_MAX: u32 = 86_400;
 
@@ -37,36 +38,45 @@ pub(super) enum Next {
 pub(super) struct ControlLoop<'s> {
     settings: &'s Settings,
     node: RunningNode,
-    wishes: mpsc::Receiver<Wish>,
-    health: Arc<Health>,
+    outside: Outside,
     own: OwnFacts,
     watches: Vec<Option<Watch>>,
-    times: PeerTimes,
     differences: Differences,
     drain: Option<Drain>,
     next_look: Nanos,
+    next_rebalance: Nanos,
+}
+
+/// What a node has besides its shards.
+pub(super) struct Outside {
+    /// What is to be done.
+    pub(super) wishes: mpsc::Receiver<Wish>,
+    /// What `/healthz` says.
+    pub(super) health: Arc<Health>,
+    /// The thread that speaks to other nodes.
+    pub(super) peers: Option<PeerHandle>,
+    /// What was decided about balance.
+    pub(super) decisions: Arc<Decisions>,
 }
 
 impl<'s> ControlLoop<'s> {
     pub(super) fn new(
         settings: &'s Settings,
         node: RunningNode,
-        wishes: mpsc::Receiver<Wish>,
-        health: Arc<Health>,
+        outside: Outside,
         own: OwnFacts,
     ) -> ControlLoop<'s> {
         let watches = watch_all(&node);
         ControlLoop {
             settings,
             node,
-            wishes,
-            health,
+            outside,
             own,
             watches,
-            times: PeerTimes::default(),
             differences: Differences::default(),
             drain: None,
             next_look: clock::now(),
+            next_rebalance: clock::now() + rebalance::LOOK_EVERY,
         }
     }
 
@@ -83,7 +93,7 @@ impl<'s> ControlLoop<'s> {
             }
             let due = self.drain.as_ref().map_or(Nanos::NEVER, Drain::next_deadline);
             let wait = self.next_look.earlier(due).since(clock::now());
-            match self.wishes.recv_timeout(wait.as_duration()) {
+            match self.outside.wishes.recv_timeout(wait.as_duration()) {
                 Ok(Wish::Signal(SIGHUP)) => tracing::info!(
                     "SIGHUP: nothing can be reloaded yet; restart the node (its devices move meanwhile)"
                 ),
@@ -102,11 +112,14 @@ impl<'s> ControlLoop<'s> {
         let shared = self.node.shared();
         shared.wall_clock.set(clock::unix_seconds(), now);
         shared.cache.tick();
-        self.times.note(&shared.view.get(), now);
         self.differences.look(shared);
         look(&self.node, &mut self.watches);
+        if now >= self.next_rebalance {
+            self.next_rebalance = now + rebalance::LOOK_EVERY;
+            rebalance::by_itself(&self.node, &self.outside.decisions, now);
+        }
         if self.drain.is_none() {
-            self.health.set(health_of(&self.node));
+            self.outside.health.set(health_of(&self.node));
         }
     }
 
@@ -114,14 +127,17 @@ impl<'s> ControlLoop<'s> {
         let now = clock::now();
         match request {
             Request::Status => {
-                let status = Status::of(&self.own, self.node.shared(), &self.times, now);
+                let seen = seen(self.outside.peers.as_ref(), &self.node, self.own.since);
+                let status = Status::of(&self.own, self.node.shared(), seen, now);
                 reply.finish(Answer::Status(Box::new(status)));
             }
             Request::Figures => reply.finish(Answer::Figures(self.figures(now))),
             Request::Drain { stay, seconds } => self.asked_to_drain(*stay, *seconds, reply),
             Request::Resume => self.resume(reply),
-            Request::Rebalance { .. } => {
-                reply.finish(refused("this node cannot rebalance yet"));
+            Request::Rebalance { vdisk, dry_run } => {
+                let decisions = &self.outside.decisions;
+                let vdisk = vdisk.as_deref();
+                reply.finish(rebalance::by_command(&self.node, decisions, vdisk, *dry_run, now));
             }
         }
     }
@@ -156,19 +172,9 @@ impl<'s> ControlLoop<'s> {
         self.begin_drain(DrainState::Stopping, patience, "told to stop");
     }
 
-    /// As long as was asked for; without a node that could take the devices, only for those that leave by themselves.
+    /// As long as was asked for. A node that ends and whose devices have nowhere to go gives up sooner: the shards see to that.
     fn patience(&self, seconds: Option<u32>) -> Nanos {
-        match seconds {
-            Some(seconds) => Nanos::from_secs(u64::from(seconds)),
-            None if self.has_successor() => {
-                Nanos::from_secs(u64::from(self.settings.drain_seconds))
-            }
-            None => DRAIN_ALONE,
-        }
-    }
-
-    fn has_successor(&self) -> bool {
-        !self.settings.successors().is_empty()
+        Nanos::from_secs(u64::from(seconds.unwrap_or(self.settings.drain_seconds)))
     }
 
     fn begin_drain(&mut self, state: DrainState, patience: Nanos, why: &str) {
@@ -176,7 +182,7 @@ impl<'s> ControlLoop<'s> {
         let sessions = sessions(&self.node);
         let seconds = patience.as_millis() / 1000;
         tracing::info!(sessions, seconds, "{why}: draining, {}", state.label());
-        self.health.set(HealthState::Draining(why.to_owned()));
+        self.outside.health.set(HealthState::Draining(why.to_owned()));
         if state == DrainState::Stopping {
             service::stopping();
         }
@@ -184,7 +190,16 @@ impl<'s> ControlLoop<'s> {
             Some(drain) => drain.again(state, now, patience),
             None => self.drain = Some(Drain::begin(state, sessions, now, patience)),
         }
+        // The peers first: from here on nobody is sent here.
+        self.node.shared().own.drain.fetch_max(state as u8, Relaxed);
+        self.tell_peers();
         self.node.drain(state, now + patience);
+    }
+
+    fn tell_peers(&self) {
+        if let Some(peers) = &self.outside.peers {
+            peers.own_changed();
+        }
     }
 
     fn resume(&mut self, reply: Reply) {
@@ -193,10 +208,12 @@ impl<'s> ControlLoop<'s> {
         }
         if let Some(drain) = self.drain.take() {
             drain.cancelled();
+            self.node.shared().own.drain.store(DrainState::Serving as u8, Relaxed);
             self.node.resume();
+            self.tell_peers();
             tracing::info!("maintenance is over: taking devices again");
             service::status("serving");
-            self.health.set(health_of(&self.node));
+            self.outside.health.set(health_of(&self.node));
         }
         reply.finish(Answer::Resumed);
     }
@@ -210,13 +227,13 @@ impl<'s> ControlLoop<'s> {
             return Ok(Next::Go);
         }
         if self.node.all_ended() {
-            drain.ended(now);
+            drain.ended(left_behind(&self.node), now);
             self.node.join()?;
             return Ok(Next::End);
         }
         if drain.is_overdue(now) {
             self.node.stop();
-            drain.ended(now);
+            drain.ended(left, now);
             return Ok(Next::End);
         }
         Ok(Next::Go)
@@ -248,15 +265,25 @@ impl<'s> ControlLoop<'s> {
             standbys: load.standbys,
             boot_slots_in_use: load.boot_slots_in_use,
             notices: sum(|c| &c.notices_sent),
-            slowest: Vec::new(),
+            slowest: slowest(self.node.shared(), now),
         }
     }
 }
 
 /// Sessions that a drain waits for.
 fn sessions(node: &RunningNode) -> u32 {
-    let open: u64 = node.counters().iter().map(|shard| shard.sessions_serving.get()).sum();
-    u32::try_from(open).unwrap_or(u32::MAX)
+    node.shared().own.sessions.load(Relaxed)
+}
+
+/// Sessions that the shards ended because their drain was over.
+fn left_behind(node: &RunningNode) -> u32 {
+    let left = node.counters().iter().map(|shard| shard.drain_left.get()).sum::<u64>();
+    u32::try_from(left).unwrap_or(u32::MAX)
+}
+
+fn slowest(shared: &NodeShared, now: Nanos) -> Vec<SlowDevice> {
+    let slow = |(mac, us): (Mac, u32)| SlowDevice { mac: mac.to_string(), read_us_max: us.into() };
+    shared.own.slowest.list(now).into_iter().map(slow).collect()
 }
 
 fn refused(reason: &str) -> Answer {

@@ -1,4 +1,4 @@
-//! The course of a drain: when to say what to whom, and when to give up. Pure: the control loop tells it the time and who is left.
+//! The course of a drain: when to say what to whom, and when to give up. The control loop tells it the time and who is left.
 
 use diskstream_wire::Nanos;
 
@@ -44,7 +44,8 @@ impl Drain {
         }
     }
 
-    /// Told again: a stop outranks maintenance, the earlier deadline of two stops holds, and the count begins anew when the first was over.
+    /// Told again: a stop outranks maintenance, of two alike the earlier deadline holds, and the count begins anew
+    /// when the first was over.
     pub(super) fn again(&mut self, state: DrainState, now: Nanos, patience: Nanos) {
         let deadline = now + patience;
         if self.over {
@@ -52,9 +53,11 @@ impl Drain {
                 listeners: std::mem::take(&mut self.listeners),
                 ..Drain::begin(state, self.left, now, patience)
             };
-        } else {
-            self.state = state;
+        } else if self.state == state {
             self.deadline = self.deadline.earlier(deadline);
+        } else if state == DrainState::Stopping {
+            // The shards begin anew as well.
+            (self.state, self.deadline) = (state, deadline);
         }
     }
 
@@ -80,10 +83,7 @@ impl Drain {
             self.next_look = now + LOOK_EVERY;
             return;
         }
-        // What the shards close at the deadline did not move: the count before it stands.
-        if now < self.deadline {
-            self.left = left;
-        }
+        self.left = left;
         self.next_look = now + LOOK_EVERY;
         if now >= self.next_say {
             self.next_say = now + SAY_EVERY;
@@ -91,7 +91,7 @@ impl Drain {
         }
         // A node that stops says the last word when its threads have ended.
         if !self.stops() && (self.left == 0 || now >= self.deadline) {
-            self.ended(now);
+            self.ended(left, now);
         }
     }
 
@@ -124,12 +124,13 @@ impl Drain {
         now >= self.deadline + LAST_TURN
     }
 
-    /// It is over: everybody has moved, or the deadline passed.
-    pub(super) fn ended(&mut self, now: Nanos) {
+    /// It is over: everybody has moved, or `left` have not and are waited for no longer.
+    pub(super) fn ended(&mut self, left: u32, now: Nanos) {
         if self.over {
             return;
         }
         self.over = true;
+        self.left = left;
         let (left, of, stays) = (self.left, self.of, !self.stops());
         let seconds = now.since(self.began).as_duration().as_secs_f64();
         if left == 0 {
@@ -151,5 +152,84 @@ impl Drain {
             let reason = "somebody resumed the node meanwhile".to_owned();
             reply.finish(Answer::Refused { reason });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const S: fn(u64) -> Nanos = Nanos::from_secs;
+
+    fn drain(state: DrainState) -> (Drain, crate::control::Answers) {
+        let mut drain = Drain::begin(state, 9, S(100), S(15));
+        let (reply, answers) = Reply::channel();
+        drain.listen(reply);
+        (drain, answers)
+    }
+
+    #[test]
+    fn maintenance_is_over_when_the_last_has_left() {
+        let (mut drain, answers) = drain(DrainState::Maintenance);
+        drain.turn(9, S(100));
+        drain.turn(4, S(101));
+        let progress = Answer::Draining { left: 4, of: 9, seconds: 1.0, patience: 14.0 };
+        assert_eq!(answers.next(), Some(progress));
+        drain.turn(0, S(101) + Nanos::from_millis(500));
+        let end = Answer::Drained { left: 0, of: 9, seconds: 1.5, stays: true };
+        assert_eq!((answers.next(), answers.next()), (Some(end), None));
+        assert_eq!(drain.next_deadline(), Nanos::NEVER, "nothing is left to look at");
+    }
+
+    #[test]
+    fn who_is_left_at_the_deadline_is_told() {
+        let (mut drain, answers) = drain(DrainState::Maintenance);
+        drain.turn(2, S(115));
+        let last = std::iter::from_fn(|| answers.next()).last();
+        assert_eq!(last, Some(Answer::Drained { left: 2, of: 9, seconds: 15.0, stays: true }));
+    }
+
+    #[test]
+    fn a_node_that_stops_says_the_last_word_when_its_shards_have_ended() {
+        let (mut drain, answers) = drain(DrainState::Stopping);
+        drain.turn(0, S(100));
+        drain.turn(3, S(115));
+        assert!(!drain.is_overdue(S(115)), "the shards have their last turn");
+        assert!(drain.is_overdue(S(115) + LAST_TURN));
+        drain.ended(3, S(115));
+        let last = std::iter::from_fn(|| answers.next()).last();
+        assert_eq!(last, Some(Answer::Drained { left: 3, of: 9, seconds: 15.0, stays: false }));
+    }
+
+    #[test]
+    fn a_stop_outranks_maintenance_and_of_two_alike_the_earlier_deadline_holds() {
+        let (mut drain, _answers) = drain(DrainState::Maintenance);
+        drain.again(DrainState::Stopping, S(110), S(15));
+        assert!(drain.stops() && !drain.is_overdue(S(120)), "the stop has its own patience");
+        drain.again(DrainState::Stopping, S(111), S(2));
+        assert!(drain.is_overdue(S(114)));
+        drain.again(DrainState::Maintenance, S(111), S(60));
+        assert!(drain.stops() && drain.is_overdue(S(114)), "maintenance changes nothing any more");
+    }
+
+    #[test]
+    fn a_second_drain_after_the_first_counts_anew() {
+        let (mut drain, answers) = drain(DrainState::Maintenance);
+        drain.turn(2, S(115));
+        while answers.next().is_some() {}
+        drain.again(DrainState::Maintenance, S(200), S(15));
+        let (reply, answers) = Reply::channel();
+        drain.listen(reply);
+        drain.turn(0, S(203));
+        let last = std::iter::from_fn(|| answers.next()).last();
+        assert_eq!(last, Some(Answer::Drained { left: 0, of: 2, seconds: 3.0, stays: true }));
+    }
+
+    #[test]
+    fn resuming_ends_the_waiting_of_those_who_asked() {
+        let (drain, answers) = drain(DrainState::Maintenance);
+        drain.cancelled();
+        assert!(matches!(answers.next(), Some(Answer::Refused { .. })));
+        assert_eq!(answers.next(), None);
     }
 }

@@ -12,6 +12,7 @@
 //! | `watch` | files that change under a vDisk |
 //! | `farm_watch` | peers that change, versions that differ |
 //! | `announce` | what the node says when it is ready: standard output, metrics |
+//! | `rebalance` | evens out sessions, by command or by itself |
 //! | `scrubber` | reads the images from their disks now and then, and compares |
 //! | `service` | what systemd is told |
 
@@ -20,6 +21,7 @@ mod control_loop;
 mod drain;
 mod farm_watch;
 mod open;
+mod rebalance;
 mod scrubber;
 mod service;
 mod watch;
@@ -39,11 +41,13 @@ pub use open::{HashProgress, open_vdisks};
 
 use crate::cli::{HttpAt, ServeArgs};
 use crate::control::{ControlServer, Reply, Request, RunningControl};
-use crate::metrics::{Health, HealthState, HttpServer, RunningHttp};
+use crate::metrics::{Health, HealthState, HttpServer, PeerSource, RunningHttp, Source};
+use crate::peers::PeerHandle;
 use crate::running::{RunningNode, Sockets};
 use crate::settings::{ControlAt, Settings};
 use crate::status::OwnFacts;
-use control_loop::ControlLoop;
+use control_loop::{ControlLoop, Outside};
+use rebalance::Decisions;
 use scrubber::{Scrubber, Scrubs};
 
 /// What the control loop is asked to do.
@@ -74,6 +78,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     // Before any thread: signals then wait for the control loop instead of ending the process half-way.
     signals(wish.clone(), Wish::Signal)?;
     let sockets = Sockets::bind(&settings)?;
+    farm_watch::try_peer_port(&settings)?;
     let control = bind_control(&settings)?;
     let http = match settings.http {
         HttpAt::Off => None,
@@ -90,31 +95,39 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let on_end = Arc::new(move || drop(ended.send(Wish::ShardEnded)));
     let node = RunningNode::start(&settings, &arena, sockets, vdisks, on_end)?;
     farm_watch::publish_static_peers(&settings, node.shared());
+    let peers = farm_watch::start_peers(&settings, &node)?;
     let health = Arc::new(Health::default());
-    let scrubs = Scrubs::new(&node);
-    let exporter = exporter(&node, &health, vec![Box::new(Arc::clone(&scrubs))]);
+    let (scrubs, decisions) = (Scrubs::new(&node), Arc::new(Decisions::default()));
+    let mut sources: Vec<Box<dyn Source>> =
+        vec![Box::new(Arc::clone(&scrubs)), Box::new(Arc::clone(&decisions))];
+    if let Some(peers) = &peers {
+        let (counters, status) = (peers.counters(), peers.status_source());
+        sources.push(Box::new(PeerSource { counters, status }));
+    }
+    let exporter = exporter(&node, &health, sources);
     let http = http.map(|http| http.start(exporter, Arc::clone(&health))).transpose();
     let http = http.context("starting the thread for metrics")?;
     let scrubber = Scrubber::start(&settings, &node, &scrubs, wish.clone())?;
     let control = start_control(control, wish)?;
     health.set(HealthState::Ready);
-    let own = own_facts(&settings, &node);
+    let own = own_facts(&settings, &node, peers.as_ref());
     announce::ready(&node, http.as_ref().map(RunningHttp::address), own.peer_port.as_deref())?;
     service::ready();
-    let ended = ControlLoop::new(&settings, node, wishes, health, own).run();
+    let ended =
+        ControlLoop::new(&settings, node, Outside { wishes, health, peers, decisions }, own).run();
     drop(scrubber);
     // Clients that wait for the last word of a drain get it before the process goes.
     drop(control);
     ended
 }
 
-fn own_facts(settings: &Settings, node: &RunningNode) -> OwnFacts {
+fn own_facts(settings: &Settings, node: &RunningNode, peers: Option<&PeerHandle>) -> OwnFacts {
     let (farm, own) = (&node.shared().farm, node.shared().own_node);
     OwnFacts {
         name: settings.name().unwrap_or("this").to_owned(),
         rating: farm.nodes.get(own).map_or(100, |node| node.rating),
         since: clock::now(),
-        peer_port: None,
+        peer_port: peers.map(|peers| peers.local_addr().to_string()),
         io: node.io().iter().map(ToString::to_string).collect(),
     }
 }

@@ -260,6 +260,7 @@ counters! {
         notices_expired: Counter, "notices_expired_total", "Notices not acknowledged when the session ended or the node gave up.";
         rebalance_told: Counter, "rebalance_notices_total", "Sessions told to move to make the load even.";
         draining: Gauge, "draining", "1 while the shard drains.";
+        drain_left: Gauge, "drain_left_behind", "Sessions that were still served when the shard's last drain was over.";
         events_dropped: Counter, "events_dropped_total", "Log events dropped because one turn had too many.";
         stale_messages: Counter, "stale_shard_messages_total", "Wake-ups from other shards that nobody waited for.";
     }

@@ -94,6 +94,7 @@ impl Shard {
             named: [None; LEFT_NAMED],
         });
         self.counters.draining.set(1);
+        self.counters.drain_left.set(0);
         // From the end, because closing one moves the last into its place.
         for n in (0..self.sessions.len()).rev() {
             let index = self.sessions.nth(n).expect("only sessions behind this one were closed");
@@ -245,6 +246,7 @@ impl Shard {
         let stopping = drain.state == DrainState::Stopping;
         let (left_behind, named) =
             if stopping { (drain.left_behind, drain.named) } else { (serving, macs) };
+        self.counters.drain_left.set(u64::from(left_behind));
         self.event(Event::DrainFinished { left_behind, named, stopping }, out);
     }
 }

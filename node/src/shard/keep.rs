@@ -34,7 +34,7 @@ impl Shard {
         let named = Named::new(m.session, m.tag);
         let Some(index) = self.recognise(named, asked, now, out) else { return };
         self.counters.keep_alives.inc();
-        self.take_figures(m, index);
+        self.take_figures(m, index, now);
         self.set_role(index, m.role, now, out);
         let session = self.sessions.get(index);
         let (mac, vdisk, device_name) = (session.mac, session.vdisk, session.device_name);
@@ -69,7 +69,7 @@ impl Shard {
 
     /// What the device says of itself. It counts since its start, the node since its own: only what is new counts, and only
     /// at the node that serves it, or two nodes would count it twice.
-    fn take_figures(&mut self, m: &KeepAlive, index: u32) {
+    fn take_figures(&mut self, m: &KeepAlive, index: u32, now: Nanos) {
         let session = self.sessions.get_mut(index);
         let before = session.figures;
         let after = DeviceFigures::of(m);
@@ -78,7 +78,7 @@ impl Shard {
         if !counts {
             return;
         }
-        let c = &self.counters;
+        let (c, mac) = (&self.counters, session.mac);
         let more = |after: u32, before: u32| u64::from(after.saturating_sub(before));
         c.device_retries.add(after.retries.saturating_sub(before.retries));
         c.device_sum_mismatches.add(after.sum_mismatches.saturating_sub(before.sum_mismatches));
@@ -86,6 +86,7 @@ impl Shard {
         c.device_hedges.add(more(after.hedges, before.hedges));
         c.device_hedges_won.add(more(after.hedges_won, before.hedges_won));
         if after.read_us_max > 0 {
+            self.shared.own.slowest.note(mac, after.read_us_max, now);
             c.device_read_longest.record(Nanos(u64::from(after.read_us_max) * 1000));
         }
     }

@@ -90,18 +90,3 @@ fn differences_that_count_are_those_of_peers_that_are_up() {
     let named: Vec<_> = found.iter().map(|d| (d.vdisk.as_str(), d.peer.as_str())).collect();
     assert_eq!(named, [("b", "beta")]);
 }
-
-#[test]
-fn a_peers_state_is_timed_from_its_change() {
-    let mut times = PeerTimes::default();
-    let at = Nanos::from_secs;
-    let view = |state| FarmView { peers: vec![peer("beta", state, &[])] };
-    times.note(&view(PeerState::Unknown), at(1));
-    times.note(&view(PeerState::Up), at(5));
-    times.note(&view(PeerState::Up), at(9));
-    assert_eq!(times.since(&peer("beta", PeerState::Up, &[]), at(10)), at(5));
-    assert_eq!(times.since(&peer("beta", PeerState::Down, &[]), at(10)), at(10));
-    times.note(&FarmView::default(), at(11));
-    times.note(&view(PeerState::Up), at(12));
-    assert_eq!(times.since(&peer("beta", PeerState::Up, &[]), at(13)), at(12));
-}

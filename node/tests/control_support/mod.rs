@@ -103,10 +103,18 @@ pub struct Serve {
 impl Serve {
     /// Starts `serve` with these arguments, free ports, one core and a control socket; waits until it is ready.
     pub fn start(control: &Path, args: &[&str]) -> Serve {
+        Serve::start_under(control, args, None)
+    }
+
+    /// The same, under a service manager that listens at `notify`.
+    pub fn start_under(control: &Path, args: &[&str], notify: Option<&Path>) -> Serve {
         let usual =
             ["--http", "127.0.0.1:0", "--cores", "0", "--cache", "16M", "--huge-pages", "off"];
         let mut command = program();
         command.arg("serve").args(args).args(usual).arg("--control").arg(control);
+        if let Some(notify) = notify {
+            command.env("NOTIFY_SOCKET", notify);
+        }
         for (flag, free) in [("--login-port", "0"), ("--io-ports", "0"), ("--peer-port", "0")] {
             if !args.contains(&flag) {
                 command.args([flag, free]);
