@@ -61,17 +61,17 @@ pub const UNKNOWN_AFTER_PAUSE: Nanos = Nanos::from_secs(5);
 pub const COPY_AFTER: Nanos = Nanos::from_millis(30);
 
 /// A member is probed each period.
-pub const PROBE_PERIOD: Duration = Duration::from_millis(500);
-/// A probe unanswered for so long is tried through others. Derived: 20 ms of jitter each way and the second copy, doubled.
-pub const PROBE_RTT: Duration = Duration::from_millis(150);
+pub const PROBE_PERIOD: Duration = Duration::from_millis(400);
+/// A probe unanswered for so long is tried through others. Derived: 20 ms of jitter each way and the second copy of both, with some room.
+pub const PROBE_RTT: Duration = Duration::from_millis(130);
 /// How many others.
 pub const INDIRECT_PROBES: usize = 3;
-/// A suspect that has not spoken up by then is down. With two periods before it: 2.5 s after its end between two nodes.
-pub const SUSPECT_TO_DOWN: Duration = Duration::from_millis(1500);
+/// A suspect that has not spoken up by then is down. With two periods before it: 2 s after its end between two nodes.
+pub const SUSPECT_TO_DOWN: Duration = Duration::from_millis(1200);
 /// How often a piece of news is passed on. Derived: log2(256) + 2.
 pub const TRANSMISSIONS: u8 = 10;
 /// News is passed on each of these, while there is any.
-pub const GOSSIP_EVERY: Duration = Duration::from_millis(200);
+pub const GOSSIP_EVERY: Duration = Duration::from_millis(100);
 /// A member asks another for its list each of these.
 pub const ANNOUNCE_EVERY: Duration = Duration::from_secs(30);
 /// A dead incarnation is remembered for so long, so that late news does not revive it.

@@ -55,7 +55,8 @@ impl Peers {
         }
         let challenge = match verdict {
             PeerVerdict::Welcome => self.challenge_for(n, head.sender, from, now),
-            _ => 0,
+            // Refused, but asked to prove that it lives: the log names nobody because of a replayed hello.
+            _ => self.stranger_challenge(from, now),
         };
         self.hello_reply_to(from, n, head.sender, (hello.challenge, challenge, verdict));
         match verdict {
@@ -82,15 +83,13 @@ impl Peers {
         };
         self.close(&echoed);
         let known = self.named(name);
-        match self.verdict(known, name, head.sender, from, now) {
-            PeerVerdict::Welcome => {}
-            PeerVerdict::Full => return Err(PeerRefusal::Full),
-            _ => return Err(PeerRefusal::NameTaken),
-        }
-        if reply.verdict != PeerVerdict::Welcome {
-            let (name, verdict) = (name.to_owned(), reply.verdict);
-            self.complain(from, PeerEvent::RefusedBy { name, addr: from, verdict }, now);
-            return Err(PeerRefusal::NameTaken);
+        let verdict = self.verdict(known, name, head.sender, from, now);
+        if verdict != PeerVerdict::Welcome || reply.verdict != PeerVerdict::Welcome {
+            if reply.challenge != 0 {
+                // It is to know, too, that this node lives.
+                self.hello_reply_to(from, None, head.sender, (reply.challenge, 0, verdict));
+            }
+            return Err(self.refuse(verdict, (known, name), reply.verdict, from, now));
         }
         let n = self.place(&echoed, known, name, from, now);
         self.peers[n].learn(reply.login, reply.rating, from);
@@ -129,7 +128,7 @@ impl Peers {
 
     /// Whether a node may be the peer of this name.
     fn verdict(
-        &mut self,
+        &self,
         n: Option<usize>,
         name: &str,
         incarnation: u64,
@@ -137,27 +136,40 @@ impl Peers {
         now: Nanos,
     ) -> PeerVerdict {
         if name == self.config.name {
-            self.complain(from, PeerEvent::OwnNameTaken { addr: from }, now);
             return PeerVerdict::NameTaken;
         }
         let Some(peer) = n.map(|n| &self.peers[n]) else {
             // Whoever answers at an address without a name takes that place.
             let free = self.peers.len() < PEERS_MAX
                 || self.peers.iter().any(|peer| peer.addr == from && peer.name.is_none());
-            if !free {
-                self.complain(from, PeerEvent::Full { addr: from }, now);
-            }
             return if free { PeerVerdict::Welcome } else { PeerVerdict::Full };
         };
         // Two processes cannot have one address: there, another incarnation is the same node, restarted.
         let other = peer.incarnation().is_some_and(|known| known != incarnation);
         if other && peer.addr != from && peer.silent_for(now) < NAME_HELD_FOR {
-            let event =
-                PeerEvent::NameTaken { name: name.to_owned(), addr: from, holder: peer.addr };
-            self.complain(from, event, now);
             return PeerVerdict::NameTaken;
         }
         PeerVerdict::Welcome
+    }
+
+    /// Tells the log of a node that lives, and that this one will not have, or that will not have this one.
+    fn refuse(
+        &mut self,
+        ours: PeerVerdict,
+        (known, name): (Option<usize>, &str),
+        theirs: PeerVerdict,
+        from: SocketAddr,
+        now: Nanos,
+    ) -> PeerRefusal {
+        let name = name.to_owned();
+        let event = match (ours, known) {
+            (PeerVerdict::Welcome, _) => PeerEvent::RefusedBy { name, addr: from, verdict: theirs },
+            (PeerVerdict::Full, _) => PeerEvent::Full { addr: from },
+            (_, None) => PeerEvent::OwnNameTaken { addr: from },
+            (_, Some(n)) => PeerEvent::NameTaken { name, addr: from, holder: self.peers[n].addr },
+        };
+        self.complain(from, event, now);
+        if ours == PeerVerdict::Full { PeerRefusal::Full } else { PeerRefusal::NameTaken }
     }
 
     /// The challenge for whoever said hello; 0 when it is met already.
@@ -300,7 +312,9 @@ impl Peers {
         }
         let peer = &mut self.peers[n];
         peer.trusted = true;
+        // Urgent: the first report may arrive before the echo that makes it welcome.
         peer.report_due = now;
+        peer.urgent = 0;
         self.heard(n, now);
         if old != Some(head.sender) {
             self.index();
