@@ -75,11 +75,21 @@ struct Collected {
     sends: VecDeque<(Identity, Vec<u8>)>,
     /// In no order: there are few, and foca wants ties in its own.
     timers: Vec<(Nanos, Timer<Identity>)>,
+    /// The library takes part: somebody living is known, and accepts this node's present identity.
+    connected: bool,
 }
 
 impl Runtime<Identity> for &mut Collected {
-    // What changed is read from the list of members, not from the order of news.
-    fn notify(&mut self, _: Notification<'_, Identity>) {}
+    // Members are read from the list, not from the order of news; only whether the library takes part is said nowhere else.
+    fn notify(&mut self, news: Notification<'_, Identity>) {
+        match news {
+            Notification::Active => self.connected = true,
+            Notification::Idle | Notification::Defunct | Notification::Rejoin(_) => {
+                self.connected = false;
+            }
+            Notification::MemberUp(_) | Notification::MemberDown(_) | Notification::Rename(..) => {}
+        }
+    }
 
     fn send_to(&mut self, to: Identity, data: &[u8]) {
         self.sends.push_back((to, data.to_vec()));
@@ -147,6 +157,26 @@ impl Membership {
         self.call(now, |foca, collected| foca.announce(to, collected))
     }
 
+    /// Tells a member that it is thought dead. It then comes back under a renewed identity.
+    pub(super) fn tell_down(&mut self, incarnation: u64) {
+        let member = self.foca.iter_membership_state().find(|m| m.id().incarnation == incarnation);
+        let Some(member) = member else { return };
+        let header = Header {
+            src: self.identity(),
+            src_incarnation: 0,
+            dst: *member.id(),
+            message: Message::TurnUndead,
+        };
+        let mut data = Vec::new();
+        IdentityCodec.encode_header(&header, &mut data).expect("a vector has room");
+        self.collected.sends.push_back((header.dst, data));
+    }
+
+    /// False: nobody is known, or this node came back under a renewed identity that nobody has accepted yet.
+    pub(super) fn is_connected(&self) -> bool {
+        self.collected.connected
+    }
+
     /// A member is gone for certain: it said so, or its node lives another life now.
     pub(super) fn declare_down(&mut self, incarnation: u64, now: Nanos) {
         let member = self.foca.iter_membership_state().find(|m| m.id().incarnation == incarnation);
@@ -195,7 +225,8 @@ fn config() -> Config {
         suspect_to_down_after: SUSPECT_TO_DOWN,
         remove_down_after: Some(REMEMBER_DOWN),
         max_packet_size: some(PEER_BODY_BYTES_MAX),
-        notify_down_members: true,
+        // Done by `tell_down`: version 2.0.0 also tells members that spoke up in time, and they then give up their identity.
+        notify_down_members: false,
         periodic_announce: Some(PeriodicParams { frequency: ANNOUNCE_EVERY, num_members: some(1) }),
         // The machine's own hellos find those who are back, also when no member is left.
         periodic_announce_to_down_members: None,

@@ -56,13 +56,27 @@ impl Peers {
                 Some(_) => peer.gone = None,
                 None => {}
             }
-            let absent = matches!(peer.member, None | Some(MemberState::Down));
             let again = peer.announced.is_none_or(|at| now.since(at) >= ANNOUNCE_AGAIN);
             let speaks = peer.trusted && peer.silent_for(now) < SUSPECT_SILENCE;
-            if absent && again && speaks && peer.gone != Some(Why::Left) && !self.left {
-                self.announce(n, now);
+            if self.left || !again || !speaks || peer.gone == Some(Why::Left) {
+                continue;
+            }
+            match peer.member {
+                // It speaks, so it is to come back.
+                Some(MemberState::Down) => self.tell_down(n, now),
+                None => self.announce(n, now),
+                Some(_) if !self.membership.is_connected() => self.announce(n, now),
+                Some(_) => {}
             }
         }
+    }
+
+    fn tell_down(&mut self, n: usize, now: Nanos) {
+        let peer = &mut self.peers[n];
+        let Some(incarnation) = peer.incarnation() else { return };
+        peer.announced = Some(now);
+        self.membership.tell_down(incarnation);
+        self.send_membership(now);
     }
 
     /// Makes a peer that speaks a member.
