@@ -40,7 +40,7 @@ fn a_hundred_thousand_forged_datagrams_change_nothing_and_are_not_answered() {
             0 => bytes[at] ^= u8::try_from(1 + dice.below(255)).unwrap(),
             1 => bytes.truncate(at),
             2 => bytes.resize(bytes.len() + at + 1, 0),
-            _ => bytes.iter_mut().for_each(|byte| *byte = dice.next() as u8),
+            _ => bytes.iter_mut().for_each(|byte| *byte = dice.byte()),
         }
         let from = if n % 2 == 0 { addr(1) } else { SocketAddr::from(ATTACKER) };
         machine.handle(from, &bytes, now);
@@ -269,7 +269,7 @@ fn whoever_has_the_key_still_panics_nobody() {
                 body
             }
             1 => vec![0xff; PeerReport::BYTES + 3],
-            _ => (0..dice.below(400)).map(|_| dice.next() as u8).collect(),
+            _ => (0..dice.below(400)).map(|_| dice.byte()).collect(),
         };
         inner.extend(body);
         assert!(inner.len() <= CONTROL_BYTES_MAX);

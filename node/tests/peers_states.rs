@@ -73,21 +73,38 @@ fn a_node_that_leaves_is_down_at_once() {
     assert_eq!(world.machine(0).view().peers[1].drain, DrainState::Serving);
 }
 
+/// Nobody goes down; gives how often anybody was unknown.
+fn suffer(seed: u64, count: usize, minutes: u64) -> usize {
+    let mut world = World::farm(seed, count);
+    world.settle();
+    world.loss_percent = 5;
+    world.delay = Nanos::ZERO;
+    world.jitter = Nanos::from_millis(20);
+    world.events.clear();
+    world.run_for(mins(minutes));
+    let unknown = world.changes_to(PeerState::Unknown);
+    println!("{count} nodes, {minutes} min at 5 % loss and 20 ms jitter: {unknown} times unknown");
+    assert_eq!(world.changes_to(PeerState::Down), 0, "{:#?}", world.told());
+    unknown
+}
+
 #[test]
 fn loss_and_jitter_alone_take_nobody_down() {
-    for (count, hours) in [(2, 2), (3, 1), (8, 1)] {
-        let mut world = World::farm(40 + count as u64, count);
-        world.settle();
-        world.loss_percent = 5;
-        world.delay = Nanos::ZERO;
-        world.jitter = Nanos::from_millis(20);
-        world.events.clear();
-        world.run_for(Nanos::from_secs(hours * 3600));
-        let unknown = world.changes_to(PeerState::Unknown);
-        println!("{count} nodes, {hours} h at 5 % loss and 20 ms jitter: {unknown} times unknown");
-        assert_eq!(world.changes_to(PeerState::Down), 0, "{:#?}", world.told());
-        assert!(unknown <= count * 4, "{:#?}", world.told());
+    // The first seed is the one that found foca's needless TurnUndead.
+    for (seed, count, minutes) in [(42, 2, 90), (43, 3, 45), (48, 8, 10)] {
+        assert!(suffer(seed, count, minutes) <= count);
     }
+}
+
+#[test]
+#[ignore = "48 h of simulated time: run it with --release"]
+fn loss_and_jitter_alone_take_nobody_down_in_days() {
+    let unknown: usize = [2, 3, 4, 2, 3, 4, 2, 3]
+        .into_iter()
+        .zip(100..)
+        .map(|(count, seed)| suffer(seed, count, 360))
+        .sum();
+    assert!(unknown <= 8);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Keeps `docs/protocol.md` and `docs/diskstream.lua` equal to the tables of diskstream-wire.
+//! Keeps `docs/protocol.md`, `docs/peers.md` and `docs/diskstream.lua` equal to the tables of diskstream-wire.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +17,8 @@ pub fn run(check: bool) -> Result<()> {
     let document = docs.join("protocol.md");
     let old = read(&document)?;
     bring(&document, &markdown::document(&old)?, check)?;
+    let peers = docs.join("peers.md");
+    bring(&peers, &markdown::peers_document(&read(&peers)?)?, check)?;
     bring(&docs.join("diskstream.lua"), &lua::dissector()?, check)
 }
 

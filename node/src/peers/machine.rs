@@ -159,6 +159,13 @@ impl Peers {
         self.end_turn(now);
     }
 
+    /// This life of this node, for the same tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
     /// Does what is due.
     pub fn tick(&mut self, now: Nanos) {
         self.begin_turn(now);

@@ -27,6 +27,10 @@ impl Dice {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
+    pub fn byte(&mut self) -> u8 {
+        self.next().to_be_bytes()[0]
+    }
+
     pub fn below(&mut self, bound: u64) -> u64 {
         if bound == 0 { 0 } else { (self.next() >> 16) % bound }
     }

@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result, ensure};
-use diskstream_wire::layout::{Direction, Table};
+use diskstream_wire::layout::{Direction, Meaning, Table};
 use diskstream_wire::{
-    Capabilities, FragmentSize, Kind, Refusal, header::Flags, limits, meanings, tables,
+    Capabilities, FragmentSize, Kind, PEER_MEANINGS, PEER_TABLES, Refusal, header::Flags, limits,
+    meanings, tables,
 };
 
 use super::one_line;
@@ -48,11 +49,17 @@ pub fn document(old: &str) -> Result<String> {
     Ok(new)
 }
 
+/// `docs/peers.md` with its generated part made anew.
+pub fn peers_document(old: &str) -> Result<String> {
+    let tables = tables_of(PEER_TABLES.iter())?;
+    let meanings = meanings_of(PEER_MEANINGS.iter())?;
+    replace(old, "peers", &format!("{tables}\n{meanings}"))
+}
+
 fn replace(document: &str, name: &str, text: &str) -> Result<String> {
     let open = format!("<!-- generated: {name} -->\n");
     let close = format!("<!-- end: {name} -->");
-    let missing =
-        || format!("docs/protocol.md: put the lines `{}` and `{close}` back", open.trim());
+    let missing = || format!("the document: put the lines `{}` and `{close}` back", open.trim());
     let (before, rest) = document.split_once(&open).with_context(missing)?;
     let (_, after) = rest.split_once(&close).with_context(missing)?;
     ensure!(!after.contains(&open), "docs/protocol.md: {name} is generated twice");
@@ -197,8 +204,12 @@ fn kinds() -> Result<String> {
 }
 
 fn messages() -> Result<String> {
+    tables_of(tables())
+}
+
+fn tables_of<'a>(tables: impl Iterator<Item = &'a Table>) -> Result<String> {
     let mut out = String::new();
-    for table in tables() {
+    for table in tables {
         match table.kind {
             Some(kind) => writeln!(out, "#### {kind:#04x} {}\n", table.name)?,
             None => writeln!(out, "#### {}\n", table.name)?,
@@ -225,8 +236,12 @@ fn messages() -> Result<String> {
 }
 
 fn meanings_tables() -> Result<String> {
+    meanings_of(meanings())
+}
+
+fn meanings_of<'a>(meanings: impl Iterator<Item = &'a Meaning>) -> Result<String> {
     let mut out = String::new();
-    for meaning in meanings() {
+    for meaning in meanings {
         writeln!(out, "#### {}\n\n{}\n", meaning.ty, one_line(meaning.doc))?;
         out.push_str("| number | label | meaning |\n|---|---|---|\n");
         for (code, label, doc) in meaning.values {
