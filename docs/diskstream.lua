@@ -50,7 +50,7 @@ local MESSAGES = {
     { name = "vdisk_count", type = "u8", offset = 50, bytes = 1, doc = "vDisks assigned to the device." },
     { name = "image_mode", type = "image_mode", offset = 51, bytes = 1, doc = "How the image is used." },
     { name = "policy", type = "u32", offset = 52, bytes = 4, doc = "Policy bits: 1 = pinned to one node (no failover)." },
-    { name = "size_bytes", type = "u64", offset = 56, bytes = 8, doc = "Bytes of the vDisk." },
+    { name = "size_bytes", type = "u64", offset = 56, bytes = 8, doc = "Bytes of the vDisk; 0: this node does not hold it, the I/O node tells." },
     { name = "content_id", type = "content_id", offset = 64, bytes = 32, doc = "The content that every node of the list must hold." },
     { name = "vdisk", type = "text", offset = 96, bytes = 64, doc = "Name of the vDisk." },
     { name = "device_name", type = "text", offset = 160, bytes = 32, doc = "Name of the device." },

@@ -11,7 +11,8 @@ mod shard_support;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use diskstream_node::shard::Mutation;
-use diskstream_wire::Message;
+use diskstream_node::view::{DrainState, PeerView};
+use diskstream_wire::{LoginKind, Message};
 
 use shard_support::device::Device;
 use shard_support::{Setup, UNIT, World, addr};
@@ -61,4 +62,25 @@ fn a_forgotten_waiter_is_seen() {
         let mut world = planted(Mutation::ForgetWaiter);
         Device::new(1).connect(&mut world).read(&mut world, 0, UNIT);
     }));
+}
+
+#[test]
+fn a_forgotten_promotion_is_seen() {
+    assert!(is_seen(|| {
+        let mut world = planted(Mutation::ForgetPromoted);
+        let standby = Device { kind: LoginKind::Standby, ..Device::new(1) };
+        standby.connect_as(&mut world).read(&mut world, 0, UNIT);
+    }));
+}
+
+#[test]
+fn a_leaving_successor_is_seen() {
+    let mut world = planted(Mutation::NameLeaving);
+    let leaving = DrainState::Maintenance;
+    let peer = PeerView { drain: leaving, ..world.peer("b", "10.0.0.2:6910", 0) };
+    world.publish(&[peer]);
+    let device = Device::new(1).connect(&mut world);
+    world.drain(DrainState::Stopping, 15);
+    let mail = world.mail_for(device.at);
+    assert!(matches!(mail[0].message(), Message::Notice(n) if n.node_count == 1), "{mail:?}");
 }

@@ -55,7 +55,13 @@ fn the_example_is_right() {
     let beta = farm.node("beta").unwrap();
     assert_eq!((beta.login_port, beta.io_ports, beta.peer_port), (6910, (6911, 6930), 6890));
     assert_eq!((beta.rating, beta.stores.as_slice()), (100, &[0][..]));
+    assert!(alpha.subnet.is_some_and(|net| net.contains("10.0.0.77".parse().unwrap())));
+    assert_eq!((farm.rebalance.enabled, farm.rebalance.trigger_percent), (false, 25));
     let (number, vdisk) = farm.vdisk("debian-13").unwrap();
+    assert_eq!(
+        (vdisk.affinity, vdisk.pinned, vdisk.content_id),
+        (Affinity::BestEffort, None, None)
+    );
     assert_eq!(vdisk.path, Path::new("/srv/images/debian-13.raw"));
     assert_eq!((vdisk.write_cache, vdisk.write_cache_bytes), (WriteCacheType::Ram, 2 << 30));
     assert_eq!(farm.nodes_with(number).count(), 2);
@@ -221,6 +227,41 @@ fn names_files_and_modes() {
     assert_defect("file = \"debian.raw\"", mode, "16:8: ", &["not served yet", "standard"]);
     let cache = "file = \"debian.raw\"\nwrite_cache = \"tape\"";
     assert_defect("file = \"debian.raw\"", cache, "16:15: ", &["tape", "ram_overflow"]);
+}
+
+#[test]
+fn placement_keys() {
+    let file = "file = \"debian.raw\"";
+    let with = |line: &str| format!("{file}\n{line}");
+    let check = |line: &str, parts: &[&str]| assert_defect(file, &with(line), "16:", parts);
+    check("node = \"gamma\"", &["no node \"gamma\"", "[[node]]"]);
+    check("subnet_affinity = \"near\"", &["unknown", "best_effort"]);
+    check("subnet_affinity = \"fixed\"", &["no node says where it is", "subnet"]);
+    check("content_id = \"4f2a\"", &["64 hexadecimal digits", "vdisk hash"]);
+    let address = "address = \"10.0.0.11\"";
+    let subnet = |text: &str| format!("{address}\nsubnet = \"{text}\"");
+    assert_defect(address, &subnet("10.0.0.11/24"), "9:10: ", &["bits set behind the first 24"]);
+    assert_defect(address, &subnet("lan"), "9:10: ", &["10.0.0.0/24"]);
+    let stores = format!(
+        "{address}\nstores = [\"images\"]\n[[node]]\nname = \"beta\"\naddress = \"10.0.0.12\"\nstores = []"
+    );
+    let text = GOOD.replace(address, &stores).replace(file, &with("node = \"beta\""));
+    assert!(parse(&text).unwrap_err().to_string().contains("does not have the vDisk's store"));
+    let head = "accept_mac_alone = true";
+    let trigger = format!("{head}\nrebalance_trigger = 4");
+    assert_defect(head, &trigger, "6:21: ", &["rebalance_trigger 4", "5 to 5000"]);
+    let keys = with(&format!(
+        "node = \"alpha\"\ncontent_id = \"{}\"\nsubnet_affinity = \"fixed\"",
+        "0a".repeat(32)
+    ));
+    let good = GOOD.replace(file, &keys).replace(address, &subnet("fd00::/64"));
+    let good =
+        good.replace(head, "accept_mac_alone = true\nrebalance = true\nrebalance_trigger = 50");
+    let farm = parse(&good).unwrap();
+    let vdisk = &farm.vdisks[0];
+    assert_eq!((vdisk.pinned, vdisk.affinity), (Some(0), Affinity::Fixed));
+    assert_eq!(vdisk.content_id, Some(ContentId([10; 32])));
+    assert_eq!((farm.rebalance.enabled, farm.rebalance.trigger_percent), (true, 50));
 }
 
 #[test]

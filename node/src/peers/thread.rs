@@ -204,7 +204,7 @@ impl Common {
             vdisk: vdisk.name.clone(),
             content_id: vdisk.content_id,
             eligible: vdisk.is_eligible(),
-            sessions: 0,
+            sessions: vdisk.sessions.load(Relaxed),
         });
         OwnReport {
             load: Load {

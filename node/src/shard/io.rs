@@ -362,26 +362,6 @@ impl fmt::Display for Event {
             Event::LoginRefused { mac, peer, reason, text } => {
                 write!(f, "device {mac} at {peer} refused ({reason}): {}", text.as_str())
             }
-            Event::LoginPlaced {
-                mac,
-                peer,
-                kind,
-                vdisk,
-                node,
-                here,
-                why,
-                eligible,
-                sessions,
-                rating,
-            } => write!(
-                f,
-                "device {mac} at {peer}: {kind} login on {} placed {} ({node:?}): {why}; {eligible} eligible, it serves \
-                 {sessions} at power {}.{:02}",
-                vdisk.as_str(),
-                if *here { "here" } else { "elsewhere" },
-                rating / 100,
-                rating % 100
-            ),
             Event::DuplicateDevice { mac, alive_at, refused } => write!(
                 f,
                 "device {mac} is alive at {alive_at}; the same MAC at {refused} was refused: give one of them another MAC"
@@ -399,14 +379,9 @@ impl fmt::Display for Event {
                 device_name.as_str(),
                 software.as_str()
             ),
-            Event::SessionEnded { mac, peer, session, reason, why, lasted_s, reads } => write!(
-                f,
-                "device {mac} at {peer}: session {session} ended ({reason}) after {lasted_s} s and {reads} reads: {why}"
-            ),
-            Event::StandbyPromoted { mac, peer, session, stood_by_s } => write!(
-                f,
-                "device {mac} at {peer}: session {session} serves it now, after {stood_by_s} s as its standby"
-            ),
+            Event::LoginPlaced { .. }
+            | Event::SessionEnded { .. }
+            | Event::StandbyPromoted { .. } => self.fmt_story(f),
             Event::DiskFailed { offset, errno, .. } => write!(
                 f,
                 "the store gave no bytes at offset {offset}: {errno}; devices read this range elsewhere. Check the disk"
@@ -441,6 +416,41 @@ impl fmt::Display for Event {
 }
 
 impl Event {
+    /// The sentences that together tell one device's story at a node.
+    fn fmt_story(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Event::LoginPlaced {
+                mac,
+                peer,
+                kind,
+                vdisk,
+                node,
+                here,
+                why,
+                eligible,
+                sessions,
+                rating,
+            } => write!(
+                f,
+                "device {mac} at {peer}: {kind} login on {} placed {} ({node:?}): {why}; {eligible} eligible, it serves \
+                 {sessions} at power {}.{:02}",
+                vdisk.as_str(),
+                if *here { "here" } else { "elsewhere" },
+                rating / 100,
+                rating % 100
+            ),
+            Event::SessionEnded { mac, peer, session, reason, why, lasted_s, reads } => write!(
+                f,
+                "device {mac} at {peer}: session {session} ended ({reason}) after {lasted_s} s and {reads} reads: {why}"
+            ),
+            Event::StandbyPromoted { mac, peer, session, stood_by_s } => write!(
+                f,
+                "device {mac} at {peer}: session {session} serves it now, after {stood_by_s} s as its standby"
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// The sentences about devices that are told to move.
     fn fmt_moves(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -11,14 +11,20 @@ pub enum Mutation {
     AnswerBeforeCookie,
     /// When a block arrives, the last of those that wait for it is not told.
     ForgetWaiter,
+    /// A standby that its device begins to use is still counted as one.
+    ForgetPromoted,
+    /// Names nodes as successors that are leaving themselves.
+    NameLeaving,
 }
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 4] = [
+    pub const ALL: [Mutation; 6] = [
         Mutation::UnpinTwice,
         Mutation::AcceptForeignTag,
         Mutation::AnswerBeforeCookie,
         Mutation::ForgetWaiter,
+        Mutation::ForgetPromoted,
+        Mutation::NameLeaving,
     ];
 }

@@ -10,7 +10,7 @@ use diskstream_wire::{BusyReason, ContentId, LoginKind, Mac, NodeEntry, RejectRe
 
 use super::limits::{BOOT_PAUSE_MS, DRAINING_PAUSE_MS, EXPECTED_HALVED_EVERY};
 use super::login::{CHANGED, Refused};
-use super::{Asked, Shard};
+use super::{Asked, Mutation, Shard};
 use crate::farm::{Affinity, Vdisk};
 use crate::placement::{
     Candidates, NoPlace, Node, NodeList, Own, PeerFacts, Placed, Wanted, steady,
@@ -301,8 +301,20 @@ impl Shard {
     /// Where a device can go that is to leave: in the same order each time it is told.
     pub(super) fn successors_of(&mut self, session: u32) -> NodeList {
         let seed = self.sessions.get(session).tag;
+        if self.mutation == Some(Mutation::NameLeaving) {
+            return self.leaving_nodes();
+        }
         self.with_successors(session, |found| found.successors(&mut steady(seed)))
             .unwrap_or_default()
+    }
+
+    /// The mistake of [`Mutation::NameLeaving`].
+    fn leaving_nodes(&mut self) -> NodeList {
+        let mut list = NodeList::new();
+        let view = self.farm_view();
+        let leaving = view.peers.iter().filter(|peer| peer.drain != DrainState::Serving);
+        leaving.chain(&view.peers).for_each(|peer| list.push(peer.entry()));
+        list
     }
 
     /// Whether there is a node that a device could go to.

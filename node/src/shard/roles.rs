@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use diskstream_wire::SessionRole;
 use diskstream_wire::time::Nanos;
 
-use super::{Event, Outbox, Shard};
+use super::{Event, Mutation, Outbox, Shard};
 
 /// Sessions of a shard by role. What the node says about its load is the sum over its shards.
 #[derive(Clone, Copy, Debug, Default)]
@@ -54,8 +54,10 @@ impl Shard {
         session.role = role;
         let (mac, peer, vdisk) = (session.mac, session.peer, session.vdisk);
         let stood_by_s = now.since(session.opened).0 / 1_000_000_000;
-        self.role_ends(before, vdisk);
-        self.role_begins(role, vdisk);
+        if self.mutation != Some(Mutation::ForgetPromoted) {
+            self.role_ends(before, vdisk);
+            self.role_begins(role, vdisk);
+        }
         if role == SessionRole::Serving {
             self.counters.standbys_promoted.inc();
             self.event(Event::StandbyPromoted { mac, peer, session: index, stood_by_s }, out);
