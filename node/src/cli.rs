@@ -558,11 +558,28 @@ mod tests {
             (&["--farm", "farm.toml"], "--name"),
             (&[], "IMAGE"),
             (&["disk.img", "--peers", "127.0.0.1:1"], "--key-file"),
+            (&["disk.img", "--join", "127.0.0.1"], "--name"),
+            (&["disk.img", "--join", "here", "--name", "a", "--key-file", "k"], "is no ADDRESS"),
+            (
+                &["disk.img", "--name", "a", "--key-file", "k", "--peers", "127.0.0.1:1"],
+                "use --join",
+            ),
+            (&["--farm", "f", "--name", "../../etc/x"], "letters, digits"),
         ];
         for (flags, words) in cases {
             let error = serve(flags).unwrap_err();
             assert!(error.contains(words), "{flags:?} gave: {error}");
         }
+    }
+
+    #[test]
+    fn a_node_to_join_is_an_address_with_or_without_a_port() {
+        let at = |text: &str| text.parse::<JoinAddress>().map(|at| at.0.to_string());
+        assert_eq!(at("10.0.0.1").as_deref(), Ok("10.0.0.1:6890"));
+        assert_eq!(at("10.0.0.1:7000").as_deref(), Ok("10.0.0.1:7000"));
+        assert_eq!(at("fe80::1").as_deref(), Ok("[fe80::1]:6890"));
+        assert_eq!(at("[fe80::1]:7000").as_deref(), Ok("[fe80::1]:7000"));
+        serve(&["disk.img", "--name", "b", "--key-file", "k", "--join", "10.0.0.1"]).unwrap();
     }
 
     #[test]

@@ -98,6 +98,8 @@ pub struct VdiskStatus {
     pub name: String,
     /// What the others are compared with: this node's copy; where it has none, the copy that most peers hold.
     pub content_id: Option<String>,
+    /// The only node that may serve it, so that its devices have no failover; none: any that holds it.
+    pub pinned_to: Option<String>,
     /// Who holds what: this node first, then peers by name.
     pub holders: Vec<HolderStatus>,
 }
@@ -175,7 +177,11 @@ impl Status {
     pub fn of(own: &OwnFacts, shared: &NodeShared, mut seen: Vec<Seen>, now: Nanos) -> Status {
         seen.sort_by(|a, b| a.view.name.cmp(&b.view.name));
         let peers: Vec<&PeerView> = seen.iter().map(|seen| &seen.view).collect();
-        let vdisks = vdisks(&own.name, shared.vdisks().unwrap_or_default(), &peers);
+        let mut vdisks = vdisks(&own.name, shared.vdisks().unwrap_or_default(), &peers);
+        for vdisk in &mut vdisks {
+            let of_farm = shared.farm.vdisk(&vdisk.name).and_then(|(_, of_farm)| of_farm.pinned);
+            vdisk.pinned_to = of_farm.map(|node| shared.farm.nodes[node].name.clone());
+        }
         Status {
             node: node(own, shared, now),
             differences: differences(&own.name, &vdisks),
@@ -282,7 +288,8 @@ fn vdisk(
         sessions: held.sessions,
         node_state: peer.state.label().to_owned(),
     }));
-    VdiskStatus { name: name.to_owned(), content_id: reference.map(|id| id.to_string()), holders }
+    let content_id = reference.map(|id| id.to_string());
+    VdiskStatus { name: name.to_owned(), content_id, pinned_to: None, holders }
 }
 
 /// Sentences for people, about nodes that are not down.

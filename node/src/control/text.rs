@@ -84,6 +84,12 @@ fn versions(text: &mut String, status: &Status) {
         }
     }
     table(text, &rows);
+    for vdisk in &status.vdisks {
+        if let Some(node) = &vdisk.pinned_to {
+            let _ =
+                writeln!(text, "{}: pinned to {node}, its devices have no failover", vdisk.name);
+        }
+    }
 }
 
 fn peer_row(peer: &PeerStatus) -> Vec<String> {
