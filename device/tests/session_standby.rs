@@ -7,8 +7,7 @@ use std::net::SocketAddr;
 
 use diskstream_device::session::{Channel, Event, MoveCause, StandbyEnd, State};
 use diskstream_wire::{
-    BusyReason, CloseReason, LoginKind, Nanos, Notice, NoticeReason, Read, ReadErrorCode,
-    SessionRole,
+    BusyReason, CloseReason, LoginKind, Nanos, Notice, NoticeReason, ReadErrorCode, SessionRole,
 };
 use session_support::node::{Image, Reads};
 use session_support::{Fate, Packet, World, ms, node_addr};
@@ -433,12 +432,27 @@ fn rebalancing_devices_go_within_two_seconds_and_not_all_at_once() {
 }
 
 #[test]
-fn a_failing_store_is_left_for_the_standby() {
+fn a_range_that_the_store_refuses_is_read_at_the_standby_at_once() {
     let mut world = warm(2);
     world.node(1).reads = Reads::Fail(ReadErrorCode::StoreError);
-    let time = world.read(4096, 4096, Nanos::from_secs(2));
-    assert!(time < ms(300), "{time:?}");
-    assert_eq!(moves(&world), [(node_addr(1), node_addr(2), MoveCause::StoreErrors)]);
-    assert_eq!(world.session.counters().promotions, 1);
-    let _ = Read::KIND;
+    let time = world.read(0, 4096, ms(100));
+    assert!(time < ms(20), "{time:?}");
+    assert_eq!((serving(&world), world.session.counters().moves), (Some(node_addr(1)), 0));
+    world.read(4096, 4096, ms(100));
+    world.read(8192, 4096, ms(100));
+    world.run_for(ms(100));
+    assert_eq!(
+        moves(&world),
+        [(node_addr(1), node_addr(2), MoveCause::StoreErrors)],
+        "three are enough"
+    );
+}
+
+#[test]
+fn a_range_that_the_store_is_late_with_is_read_at_the_standby_too() {
+    let mut world = warm(2);
+    world.node(1).reads = Reads::Fail(ReadErrorCode::StoreTimeout);
+    let time = world.read(0, 4096, ms(100));
+    assert!(time < ms(20), "{time:?}");
+    assert_eq!(world.session.counters().moves, 0);
 }

@@ -65,6 +65,20 @@ impl Session {
         self.helper().filter(|_| path.is_lost(now))
     }
 
+    /// Where a request that waits is asked: a range that the serving node's store refused is read at the standby.
+    pub(super) fn path_for(&self, slot: u16, now: Nanos) -> Option<usize> {
+        let avoids = self.requests.get(slot).avoids;
+        let refuses = |index: usize| {
+            let node = self.paths[index].as_ref().map(|path| path.at.node);
+            let bit = node.and_then(|node| self.nodes.index_of(node)).map_or(0, |n| 1 << n);
+            avoids & bit != 0
+        };
+        match (self.serving, self.helper()) {
+            (Some(serving), Some(helper)) if refuses(serving) && !refuses(helper) => Some(helper),
+            _ => self.asked_path(now),
+        }
+    }
+
     /// When a request that is asked now for the first time wants a copy at the standby.
     pub(super) fn hedge_due(&self, index: usize, now: Nanos) -> Nanos {
         match &self.paths[index] {

@@ -250,7 +250,8 @@ impl Session {
     pub(super) fn forget_refusals_of_old_list(&mut self) {
         if self.nodes.take_changed() {
             for slot in 0..self.requests.capacity() {
-                self.requests.get_mut(slot).refused_by = 0;
+                let request = self.requests.get_mut(slot);
+                (request.refused_by, request.avoids) = (0, 0);
             }
         }
     }

@@ -431,17 +431,21 @@ impl Session {
         let (node, errors) = (path.at.node, path.store_errors);
         let all = self.nodes.all_mask();
         // A node that drains is in no newer list: what it cannot read, those in the list may.
-        let bit = match self.nodes.index_of(node) {
-            Some(index) if final_word => 1 << index,
-            _ => 0,
-        };
+        let bit = self.nodes.index_of(node).map_or(0, |index| 1 << index);
         let request = self.requests.get_mut(slot);
-        request.refused_by |= bit;
+        request.avoids |= bit;
+        if final_word {
+            request.refused_by |= bit;
+        }
         if request.refused_by & all == all {
             let read = request.read;
             return self.fail_read(read, ReadError::Store);
         }
         let refused = request.refused_by;
+        if request.phase == Phase::Waiting && self.path_for(slot, now) != Some(from_path) {
+            // Another node is asked at once.
+            self.requests.set_due(slot, now);
+        }
         if self.standby == Some(from_path) {
             if errors >= STORE_ERRORS_MOVE {
                 self.lose_standby(StandbyEnd::StoreErrors, now);

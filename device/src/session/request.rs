@@ -73,6 +73,8 @@ pub struct Request {
     pub lost_at: Nanos,
     /// Nodes of the eligible list that answered `StoreError`, as a bitmap.
     pub refused_by: u16,
+    /// The same nodes, and those whose stores were only late: the range is read elsewhere while there is an elsewhere.
+    pub avoids: u16,
     pub sent_at: Nanos,
     /// When its first attempt was sent, and the one before the last: what answers to earlier attempts are timed by.
     pub first_sent_at: Nanos,

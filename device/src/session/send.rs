@@ -190,7 +190,10 @@ impl Session {
 
     /// Writes a train of reads for the node that serves, or for the one that stands in for it.
     fn poll_reads(&mut self, now: Nanos, out: &mut Vec<u8>) -> Option<usize> {
-        let index = self.asked_path(now)?;
+        let index = match self.requests.next_queued() {
+            Some(slot) => self.path_for(slot, now)?,
+            None => self.asked_path(now)?,
+        };
         for _ in 0..TRAIN_SEGMENTS_MAX {
             if !self.write_read(index, now, out) {
                 break;
@@ -203,6 +206,14 @@ impl Session {
     fn write_read(&mut self, index: usize, now: Nanos, out: &mut Vec<u8>) -> bool {
         let queued = self.requests.next_queued();
         if queued.is_none() && self.reads.next_ready().is_none() {
+            return false;
+        }
+        // A train goes to one node: what is for another waits for the next.
+        let here = match queued {
+            Some(slot) => self.path_for(slot, now),
+            None => self.asked_path(now),
+        };
+        if here != Some(index) {
             return false;
         }
         let Some(path) = &mut self.paths[index] else { return false };
