@@ -153,7 +153,8 @@ impl Shard {
     /// Looks how far a drain is, and ends it when every device has left, or has nowhere to go, or when the time is up.
     pub(super) fn drive_drain(&mut self, now: Nanos, out: &mut Outbox) {
         let Some(drain) = &self.drain else { return };
-        if drain.finished {
+        // In maintenance nothing is left to say: no walk over the sessions in every turn from then on.
+        if drain.finished || (drain.told_end && drain.state == DrainState::Maintenance) {
             return;
         }
         if drain.closing_until.is_some() {
