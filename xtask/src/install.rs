@@ -28,6 +28,11 @@ const TOOLS: &[(&str, &str)] = &[
     ("tshark", "tshark"),
     ("promtool", "prometheus"),
     ("curl", "curl"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("nbdkit", "nbdkit"),
+    ("nbdfuse", "nbdfuse"),
+    ("fusermount3", "fuse3"),
 ];
 
 /// Packages that no program stands for. `syslinux-common` has the boot sector's code.
@@ -61,9 +66,12 @@ pub fn packages_of(tools: &[&str]) -> String {
 
 /// Whether this process may install packages: root, on Debian.
 pub fn possible() -> bool {
-    let root =
-        fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
-    root && os_release("ID").as_deref() == Some("debian") && find("apt-get").is_some()
+    is_root() && os_release("ID").as_deref() == Some("debian") && find("apt-get").is_some()
+}
+
+/// Whether this process is root's.
+pub fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
 }
 
 fn os_release(key: &str) -> Option<String> {

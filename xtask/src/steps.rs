@@ -56,6 +56,24 @@ pub const ALL: &[Step] = &[
         e2e::failover::run,
     ),
     step(
+        "e2e-failover-table",
+        &["build"],
+        "250 devices stand stops, deaths, cuts, pauses and loss",
+        e2e::failover_table::run,
+    ),
+    step(
+        "e2e-firewall",
+        &["build"],
+        "each port blocked by a packet filter: devices move, or log in elsewhere",
+        e2e::firewall::run,
+    ),
+    step(
+        "e2e-slow-store",
+        &["build"],
+        "a store that answers after 2 s moves nobody",
+        e2e::slow_store::run,
+    ),
+    step(
         "e2e-metrics",
         &["build"],
         "metrics of a real run, as promtool reads them",

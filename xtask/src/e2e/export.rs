@@ -225,7 +225,7 @@ pub fn start_node(
 }
 
 /// Waits until the socket greets as an NBD server does.
-fn await_socket(server: &mut Proc, socket: &Path) -> anyhow::Result<()> {
+pub fn await_socket(server: &mut Proc, socket: &Path) -> anyhow::Result<()> {
     let deadline = clock::now() + SOCKET_WITHIN;
     let mut last = String::from("the socket is not there");
     while clock::now() < deadline && server.is_alive() {

@@ -66,7 +66,7 @@ fn lose_a_node(job: &mut Job<'_>, image: &Path, wanted: &str, signal: &str) -> a
 }
 
 /// Reads that each node has answered.
-fn reads_of(export: &Export) -> anyhow::Result<[f64; 2]> {
+pub fn reads_of(export: &Export) -> anyhow::Result<[f64; 2]> {
     let mut reads = [0.0; 2];
     for (sum, node) in reads.iter_mut().zip(&export.nodes) {
         let page = http::get(&node.http, "/metrics")?.body;

@@ -5,11 +5,16 @@ pub mod copy;
 pub mod dissector;
 pub mod export;
 pub mod failover;
+pub mod failover_table;
+pub mod farm;
 pub mod fio;
+pub mod firewall;
 mod http;
 pub mod metrics;
+pub mod netns;
 pub mod qemu_tools;
 pub mod quickstart;
+pub mod slow_store;
 pub mod vm;
 
 use std::path::PathBuf;
