@@ -160,6 +160,8 @@ pub struct DevicesConfig {
     pub servers: Vec<SocketAddr>,
     /// How many devices.
     pub devices: usize,
+    /// Number of the first one: its address is made of it.
+    pub first: u16,
     /// Largest IP packet.
     pub mtu: u16,
     /// Bytes of a request on the wire; none: the device's own default.
@@ -182,7 +184,8 @@ impl Devices {
             ..FleetConfig::default()
         })?;
         for index in 0..devices {
-            let mut session = SessionConfig::new(config.servers.clone(), mac_of(index));
+            let mut session =
+                SessionConfig::new(config.servers.clone(), mac_of(config.first + index));
             session.mtu = config.mtu;
             "diskstream-bench".clone_into(&mut session.software);
             if let Some(bytes) = config.request_bytes {

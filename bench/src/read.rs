@@ -180,6 +180,7 @@ pub fn run(args: &ReadArgs) -> anyhow::Result<()> {
     let config = DevicesConfig {
         servers,
         devices: args.devices as usize,
+        first: 0,
         mtu: args.mtu,
         request_bytes: args.request.map(|bytes| u32::try_from(bytes).expect("checked above")),
     };
@@ -195,7 +196,7 @@ pub fn run(args: &ReadArgs) -> anyhow::Result<()> {
         (false, None) => Check::Nothing,
     };
     if node.is_some() {
-        warm(args, &mut devices)?;
+        warm(args.seed, &mut devices)?;
     }
     let enters_before = node.as_ref().and_then(NodeProcess::enters);
     let (tally, samples) = measure(args, check, random, &mut devices, node.as_ref())?;
@@ -247,7 +248,10 @@ pub fn pin(core: usize) -> bool {
 }
 
 /// Reads the whole image once, so that the node has it in its cache, and checks every stamp on the way.
-fn warm(args: &ReadArgs, devices: &mut Devices) -> anyhow::Result<()> {
+///
+/// # Errors
+/// When a read fails or a stamp is wrong.
+pub fn warm(seed: u64, devices: &mut Devices) -> anyhow::Result<()> {
     let (size, depth) = WARM;
     let job = Job {
         devices: 1,
@@ -255,7 +259,7 @@ fn warm(args: &ReadArgs, devices: &mut Devices) -> anyhow::Result<()> {
         size,
         offsets: Offsets::Once { next: 0 },
         check: Check::Stamps,
-        seed: args.seed,
+        seed,
         ramp: Nanos::ZERO,
         window: Nanos::NEVER,
     };

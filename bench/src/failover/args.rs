@@ -107,6 +107,9 @@ pub struct FailoverArgs {
     /// Devices do not read.
     #[arg(long)]
     pub idle: bool,
+    /// Leave the nodes' caches cold: what a device reads elsewhere then comes from that node's disk.
+    #[arg(long)]
+    pub cold: bool,
     /// Every node is killed or stopped, not only node 1, and started again later; how soon do devices read again?
     #[arg(long)]
     pub all: bool,

@@ -151,6 +151,15 @@ fn make_odd_copy(image: &Path, copy: &Path) -> io::Result<()> {
     file.write_all_at(&[byte[0] ^ 1], middle)
 }
 
+/// Number of the device that warms the cache of node `number` before the others come.
+///
+/// # Panics
+/// Beyond the nodes of a device's list.
+#[must_use]
+pub fn warmer(number: usize) -> u16 {
+    u16::MAX - u16::try_from(number).expect("few nodes")
+}
+
 /// What node `number` (from 0) is called.
 #[must_use]
 pub fn node_name(number: usize) -> String {
@@ -182,6 +191,17 @@ fn text(spec: &FarmSpec, image: &Path) -> String {
         "\n[[vdisk]]\nname = \"bench\"\nstore = \"images\"\nfile = {:?}\n",
         file.to_string_lossy()
     ));
+    // Caches are by content: what is read under these names, each served by one node only, warms that node's cache for all.
+    for number in 0..spec.addresses.len() {
+        let (name, mac) = (node_name(number), mac_of(warmer(number)));
+        line(format_args!(
+            "\n[[vdisk]]\nname = \"warm-{name}\"\nstore = \"images\"\nfile = {:?}\nnode = \"{name}\"\n",
+            file.to_string_lossy()
+        ));
+        line(format_args!(
+            "\n[[device]]\nmac = \"{mac}\"\nname = \"warmer-{name}\"\nvdisk = \"warm-{name}\"\n"
+        ));
+    }
     for device in 0..spec.devices {
         let mac = mac_of(device);
         line(format_args!(

@@ -49,12 +49,14 @@ use crate::fleet::{Devices, DevicesConfig};
 use crate::net::relay::RelayCounts;
 use crate::net::{Lan, LanCounts, lan_address, may_make_namespaces};
 use crate::random::Random;
-use crate::read::{CORES, pin};
+use crate::read::{CORES, pin, warm};
 use crate::report::{Provenance, round};
 use crate::sys;
 
 /// Wait for every device to have its standby. Guessed: sought within half a second of the login, asked again with backoff.
 const STANDBY_LIMIT: Nanos = Nanos::from_secs(20);
+/// Largest IP packet of the devices.
+const MTU: u16 = 1500;
 /// Open files beside the devices' sockets. Guessed.
 const FILES_BESIDE: u64 = 512;
 
@@ -130,17 +132,24 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
     }
     let pinned = !args.no_pin && pin(CORES.1);
     let mut random = Random::new(args.seed);
+    if !args.cold {
+        (0..args.nodes).try_for_each(|number| warm_node(args, &farm, number, &mut random))?;
+    }
     let config = DevicesConfig {
         // All begin on node 1; the others they learn from it.
         servers: vec![farm.login(0)],
         devices: usize::from(args.devices),
-        mtu: 1500,
+        first: 0,
+        mtu: MTU,
         request_bytes: None,
     };
     let mut devices = Devices::log_in(&config, &mut random)?;
     let placement = settle(args, &farm, &mut devices, &stop)?;
     if let Some(lan) = lan.as_ref().filter(|_| args.block_notice_port) {
         lan.block_port(args.nodes, devices.fleet().session(0).config().notice_port)?;
+    }
+    if let Some(lan) = &lan {
+        lan.impair()?;
     }
     let run = scene::play(args, &farm, nodes, lan.as_ref(), stop, &mut devices, random)?;
     let mut wire = Wire::of(args, lan)?;
@@ -156,6 +165,28 @@ fn loopback(number: usize) -> IpAddr {
     let number = u8::try_from(number + 1).expect("at most 16 nodes");
     // 127.64.0.0/10: outside what people type by hand.
     IpAddr::V4(Ipv4Addr::new(127, 64 | (high & 0x3f), low, number))
+}
+
+/// One device reads the whole image from a node, so that it is in that node's cache.
+fn warm_node(
+    args: &FailoverArgs,
+    farm: &Farm,
+    number: usize,
+    random: &mut Random,
+) -> anyhow::Result<()> {
+    if farm.is_odd(number) {
+        return Ok(());
+    }
+    let config = DevicesConfig {
+        servers: vec![farm.login(number)],
+        devices: 1,
+        first: farm::warmer(number),
+        mtu: MTU,
+        request_bytes: None,
+    };
+    let mut device = Devices::log_in(&config, random)?;
+    let done = warm(args.seed, &mut device).and_then(|()| device.detach());
+    done.with_context(|| format!("warming the cache of node {}", farm::node_name(number)))
 }
 
 /// What the network did, and what was found at its hosts.
@@ -287,6 +318,7 @@ fn make_report(
         } else {
             "filtered"
         }),
+        caches: if args.cold { "cold" } else { "warm" },
         idle: args.idle,
         rate: args.rate,
         size: args.size,

@@ -38,6 +38,8 @@ pub struct Report {
     pub socket_drops: Option<u64>,
     /// What became of datagrams for a killed node: "filtered" (silence) or "delivered" (ICMP port unreachable).
     pub refusals: Option<&'static str>,
+    /// Whether the nodes had the image in their caches before: "warm" or "cold".
+    pub caches: &'static str,
     /// Devices did not read.
     pub idle: bool,
     /// Reads per second that were due, all devices together.

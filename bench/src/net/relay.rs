@@ -2,6 +2,8 @@
 //! losing some and delaying the rest. It changes nothing in them and knows no protocol above IP, so whatever hosts say to
 //! each other meets the same loss.
 //!
+//! It begins without loss and delay, so that logins and warm caches need no patience; SIGUSR1 begins them, and its counts.
+//!
 //! Each datagram is one packet: the interfaces take no segmented sends, so the kernel cuts these up before, and each piece
 //! has a fate of its own.
 
@@ -20,7 +22,7 @@ use anyhow::Context;
 use diskstream_ring::clock;
 use diskstream_wire::Nanos;
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1};
 
 use crate::node_process::CpuTime;
 use crate::random::Random;
@@ -28,13 +30,13 @@ use crate::sys;
 
 /// Largest packet of an interface with an MTU of 1500.
 const PACKET_BYTES: usize = 1536;
-/// Packets held back at once. Derived: 20,000 reads/s, four datagrams each, all held for 100 ms are 8,000; eight times that.
-const HELD_MAX: usize = 65_536;
+/// Packets held back at once. Derived: all that wait in the interfaces of three hosts, and more.
+const HELD_MAX: usize = 262_144;
 /// Packets taken from one interface before the next gets its turn.
 const BATCH: usize = 256;
-/// Turns are at least this far apart: some eight packets each at full rate, and at most this much beside the delay that
+/// Turns are at least this far apart: some forty packets each at full rate, and at most this much beside the delay that
 /// was drawn.
-const TURN_MIN: Nanos = Nanos::from_micros(100);
+const TURN_MIN: Nanos = Nanos::from_micros(500);
 /// The longest turn without a packet, so that a signal between two looks is noticed. Guessed.
 const TURN_MAX: Duration = Duration::from_millis(50);
 
@@ -137,11 +139,9 @@ pub fn run(args: &LanRelayArgs) -> anyhow::Result<()> {
     let take = |&(address, fd)| Ok((address, sys::inherited(fd)?.into()));
     let hosts = args.hosts.iter().map(take).collect::<io::Result<_>>();
     let hosts = hosts.context("taking the interfaces that this program was started with")?;
-    let fate = Fate {
-        random: Random::new(args.seed),
-        loss: args.loss,
-        jitter_ns: u64::from(args.jitter_ms) * 1_000_000,
-    };
+    let impair = Arc::new(AtomicBool::new(false));
+    signal_hook::flag::register(SIGUSR1, Arc::clone(&impair)).context("listening for signals")?;
+    let fate = Fate { random: Random::new(args.seed), loss: 0.0, jitter_ns: 0 };
     let mut relay = Relay {
         hosts,
         fate,
@@ -155,6 +155,11 @@ pub fn run(args: &LanRelayArgs) -> anyhow::Result<()> {
     writeln!(out, "ready")?;
     out.flush()?;
     while !stop.load(Ordering::Relaxed) {
+        if impair.swap(false, Ordering::Relaxed) {
+            relay.fate.loss = args.loss;
+            relay.fate.jitter_ns = u64::from(args.jitter_ms) * 1_000_000;
+            relay.counts = RelayCounts::default();
+        }
         relay.turn()?;
     }
     let cpu = CpuTime::read(Path::new("/proc/thread-self/schedstat"));
