@@ -20,6 +20,9 @@ pub struct TableArgs {
     /// Runs of each case, with a seed of their own.
     #[arg(long, default_value_t = 3)]
     pub runs: u32,
+    /// Reads per second of all devices together.
+    #[arg(long, default_value_t = 20_000)]
+    pub rate: u64,
     /// One run of each case, shorter ones, and no table of growing fleets.
     #[arg(long)]
     pub quick: bool,
@@ -176,9 +179,10 @@ pub fn run(args: &TableArgs) -> anyhow::Result<()> {
     }
     let wanted = |name: &str| args.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
     let mut table = format!(
-        "{} devices, {runs} run{} of each case, the worst run decides.\n\n\
+        "{} devices, {} reads/s, {runs} run{} of each case, the worst run decides.\n\n\
          | case | figure | must | aim | measured | |\n|---|---|---|---|---|---|\n",
         args.devices,
+        args.rate,
         if runs == 1 { "" } else { "s" }
     );
     let mut failed = Vec::new();
@@ -297,7 +301,7 @@ fn one_run(
     let mut command = Command::new(std::env::current_exe().context("finding this program")?);
     command.arg("failover").args(flags.split_whitespace());
     command.args(["--devices", &devices.to_string(), "--seconds", &seconds.to_string()]);
-    command.args(["--seed", &seed.to_string(), "--json"]);
+    command.args(["--seed", &seed.to_string(), "--rate", &args.rate.to_string(), "--json"]);
     if args.no_pin {
         command.arg("--no-pin");
     }
