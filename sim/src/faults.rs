@@ -23,6 +23,10 @@ pub enum Fault {
         /// For how long it stays away.
         down: Nanos,
     },
+    /// A node is told to empty for maintenance; it goes on running.
+    Maintain(usize),
+    /// It takes devices again.
+    Resume(usize),
     /// A node's process stands still; what comes in meanwhile waits in its socket.
     Pause {
         /// Which.

@@ -9,7 +9,7 @@ use diskstream_wire::{
     UnknownSession,
 };
 
-use crate::hosts::{LOGIN_PORT, device_ip, device_mac, node_ip};
+use crate::hosts::{LOGIN_PORT, PEER_PORT, device_ip, device_mac, node_ip};
 use crate::network::Datagram;
 use crate::options::Options;
 use crate::random::Random;
@@ -68,9 +68,11 @@ impl Hostile {
 
     /// Sees a datagram of somebody else. Tags inside are blotted out: it is off the path of sessions, but may have
     /// login datagrams from an earlier time.
-    pub fn overhear(&mut self, datagram: &Datagram) {
-        let login = datagram.bytes.get(3).is_some_and(|&kind| kind < 0x0b);
-        if login && self.captured.len() < CAPTURED_MAX && self.random.chance_ppm(200_000) {
+    pub fn overhear(&mut self, datagram: &Datagram, of_node: bool) {
+        let login = !of_node && datagram.bytes.get(3).is_some_and(|&kind| kind < 0x0b);
+        let peers = datagram.to.port() == PEER_PORT;
+        if (login || peers) && self.captured.len() < CAPTURED_MAX && self.random.chance_ppm(200_000)
+        {
             self.captured.push(datagram.clone());
         }
     }
@@ -111,7 +113,11 @@ impl Hostile {
         else {
             return self.noise();
         };
-        if datagram.to.port() >= LOGIN_PORT {
+        // What peers said comes again from where it came, or from a stranger; logins from a stranger.
+        if datagram.to.port() == PEER_PORT && self.random.below(2) == 0 {
+            return datagram;
+        }
+        if datagram.to.port() >= PEER_PORT {
             datagram.from = victim(&mut self.random);
         }
         datagram
@@ -218,10 +224,11 @@ impl Hostile {
         let mut bytes: Vec<u8> = (0..length).map(|_| self.random.bits().to_le_bytes()[0]).collect();
         if length > HEADER_BYTES && self.random.below(2) == 0 {
             bytes[..3].copy_from_slice(&[0x44, 0x53, 1]);
-            bytes[3] &= 0x4f;
+            bytes[3] &= 0x6f;
             bytes[6..8].copy_from_slice(&u16::try_from(length).expect("small").to_be_bytes());
         }
-        let port = if self.random.below(2) == 0 { LOGIN_PORT } else { self.io_port() };
+        let io = self.io_port();
+        let port = *self.random.pick(&[LOGIN_PORT, PEER_PORT, io]);
         Datagram { from: victim(&mut self.random), to: self.node(port), bytes }
     }
 }

@@ -13,6 +13,7 @@ use std::net::{IpAddr, SocketAddr};
 use diskstream_wire::{LoginComplete, LoginPortReply, LoginStart, Message, Nanos, Read, decode};
 
 use crate::hostile::{FORGED_MARK, is_victim};
+use crate::hosts::PEER_PORT;
 use crate::network::Datagram;
 
 /// A read must meet some answer within this time. Derived: `ReadPending` after 10 ms, then a full send queue of 64 MiB
@@ -46,6 +47,9 @@ pub struct Judge {
     /// Reads by session and request, with the time of arrival. What a session waits for ends with it.
     unanswered: BTreeMap<(u64, u64), Nanos>,
     next_check: Nanos,
+    peer_bytes: u64,
+    peer_bytes_in: HashMap<IpAddr, usize>,
+    peer_bytes_out: HashMap<IpAddr, usize>,
 }
 
 /// How often silence is looked for: far below the bound.
@@ -66,6 +70,10 @@ impl Judge {
 
     /// A datagram reaches the node, which looks at it now.
     pub fn node_receives(&mut self, datagram: &Datagram, now: Nanos) {
+        if datagram.to.port() == PEER_PORT {
+            *self.peer_bytes_in.entry(datagram.from.ip()).or_default() += datagram.bytes.len();
+            return;
+        }
         let account = self.accounts.entry(datagram.from.ip()).or_default();
         account.bytes_in += datagram.bytes.len() as u64;
         let Ok(decoded) = decode(&datagram.bytes) else { return };
@@ -108,6 +116,9 @@ impl Judge {
 
     /// The node sends a datagram.
     pub fn node_sends(&mut self, datagram: &Datagram) {
+        if datagram.from.port() == PEER_PORT {
+            return self.peer_sends(datagram);
+        }
         let account = self.accounts.entry(datagram.to.ip()).or_default();
         account.bytes_out += datagram.bytes.len() as u64;
         assert!(
@@ -139,6 +150,25 @@ impl Judge {
             Message::SessionClosed(m) => self.forget(m.tag),
             _ => {}
         }
+    }
+
+    /// What was recorded comes again, from a stranger: it may be met by an answer. Those are greetings, of which the
+    /// node sends few a second; observed: up to 2.5 times the bytes that caused them.
+    fn peer_sends(&mut self, datagram: &Datagram) {
+        let out = self.peer_bytes_out.entry(datagram.to.ip()).or_default();
+        *out += datagram.bytes.len();
+        let bytes_in = self.peer_bytes_in.get(&datagram.to.ip()).copied().unwrap_or(0);
+        assert!(
+            !is_victim(datagram.to) || *out <= 4 * bytes_in,
+            "judge of amplification: a stranger was sent {out} bytes as a peer for {bytes_in}"
+        );
+        self.peer_bytes += datagram.bytes.len() as u64;
+    }
+
+    /// Bytes that the node sent to peers.
+    #[must_use]
+    pub fn peer_bytes(&self) -> u64 {
+        self.peer_bytes
     }
 
     fn answered(&mut self, tag: u64, request_id: u64, served: bool) {

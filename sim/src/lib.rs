@@ -27,6 +27,7 @@ pub mod judges;
 pub mod network;
 pub mod node;
 pub mod options;
+pub mod peers;
 pub mod planted;
 pub mod random;
 pub mod runner;
@@ -38,5 +39,4 @@ pub mod swarm;
     reason = "stands in for disk and card, which write and read the arena by address"
 )]
 mod sys;
-mod views;
 pub mod world;

@@ -3,23 +3,25 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
 
 use diskstream_node::cache::Cache;
 use diskstream_node::farm::Farm;
 use diskstream_node::shard::{
-    BootSlots, DiskRead, Input, Limits, Mutation, NodeShared, Outbox, Shard, ShardMessage,
-    SocketRole, VdiskEntry, WallClock,
+    BootSlots, DiskRead, Input, Limits, Mutation, NodeShared, Outbox, Shard, ShardCounters,
+    ShardMessage, SocketRole, VdiskEntry, WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_node::view::{DrainState, FarmView, OwnLoad, ViewCell};
 use diskstream_ring::{Arena, ArenaConfig, Errno, HugePages, LocalAddr, SendPlan};
 use diskstream_wire::Nanos;
 
-use crate::hosts::{LOGIN_PORT, node_ip, node_login, vdisk_name};
+use crate::hosts::{LOGIN_PORT, PEER_PORT, node_ip, node_login, vdisk_name};
 use crate::image::SimImage;
 use crate::network::Datagram;
 use crate::options::{DiskFaults, Options};
+use crate::peers::SimPeers;
 use crate::random::Random;
 
 /// Bytes of a cache block.
@@ -43,6 +45,7 @@ struct SimShard {
 pub struct SimNode {
     number: usize,
     shards: Vec<SimShard>,
+    peers: SimPeers,
     arena: Arc<Arena>,
     shared: Arc<NodeShared>,
     contents: Vec<SimImage>,
@@ -110,9 +113,11 @@ impl SimNode {
                 SimShard { shard, out, queue: BinaryHeap::new(), due: HashMap::new() }
             })
             .collect();
+        let peers = SimPeers::start(spec, options, &shared, random.seed(), now);
         SimNode {
             number: spec.number,
             shards,
+            peers,
             arena,
             shared,
             contents: spec.contents.clone(),
@@ -139,6 +144,9 @@ impl SimNode {
     /// Hands a datagram to the shard that reads its port, and what that sends to `sent`.
     pub fn receive(&mut self, datagram: &Datagram, now: Nanos, sent: &mut Vec<Datagram>) {
         let port = datagram.to.port();
+        if port == PEER_PORT {
+            return self.peers.receive(datagram, &self.shared, now, sent);
+        }
         let (shard, socket) = if port == LOGIN_PORT {
             (0, SocketRole::Login)
         } else {
@@ -152,12 +160,27 @@ impl SimNode {
         self.step(shard, input, now, sent);
     }
 
-    /// Tells every shard to drain. Where devices can go is in the node's view of the farm.
-    pub fn drain(&mut self, deadline: Nanos, now: Nanos, sent: &mut Vec<Datagram>) {
-        let state = DrainState::Stopping;
+    /// Tells every shard to take no devices any more, and the peers. Where devices can go is in the node's view of the farm.
+    pub fn drain(
+        &mut self,
+        state: DrainState,
+        deadline: Nanos,
+        now: Nanos,
+        sent: &mut Vec<Datagram>,
+    ) {
+        self.shared.own.drain.fetch_max(state as u8, Relaxed);
         for shard in 0..self.shards.len() {
             self.step(shard, Input::Drain { state, deadline }, now, sent);
         }
+        self.own_changed(now, sent);
+    }
+
+    /// Tells every shard to take devices again.
+    pub fn resume(&mut self, now: Nanos, sent: &mut Vec<Datagram>) {
+        for shard in 0..self.shards.len() {
+            self.step(shard, Input::Resume, now, sent);
+        }
+        self.own_changed(now, sent);
     }
 
     /// Tells every shard that the file of a vDisk was changed.
@@ -166,6 +189,16 @@ impl SimNode {
         for shard in 0..self.shards.len() {
             self.step(shard, Input::VdiskChanged { vdisk }, now, sent);
         }
+    }
+
+    /// Tells the peers at once what changed here, as the node's other threads make theirs do.
+    pub fn own_changed(&mut self, now: Nanos, sent: &mut Vec<Datagram>) {
+        self.peers.tick(&self.shared, now, sent);
+    }
+
+    /// Says goodbye to the peers: the last thing that it does.
+    pub fn leave(&mut self, now: Nanos, sent: &mut Vec<Datagram>) {
+        self.peers.leave(&self.shared, now, sent);
     }
 
     /// True when every shard has drained.
@@ -181,7 +214,7 @@ impl SimNode {
             let due = s.queue.peek().map_or(Nanos::NEVER, |Reverse((at, _))| *at);
             due.earlier(s.shard.next_deadline())
         });
-        let soonest = next.fold(Nanos::NEVER, Nanos::earlier);
+        let soonest = next.fold(self.peers.next_event(), Nanos::earlier);
         if soonest < self.paused_until { self.paused_until } else { soonest }
     }
 
@@ -189,6 +222,9 @@ impl SimNode {
     pub fn advance(&mut self, now: Nanos, sent: &mut Vec<Datagram>) {
         if now < self.paused_until {
             return;
+        }
+        if self.peers.next_event() <= now {
+            self.peers.tick(&self.shared, now, sent);
         }
         for shard in 0..self.shards.len() {
             while let Some(due) = self.take_due(shard, now) {
@@ -207,6 +243,7 @@ impl SimNode {
             }
             let s = &mut self.shards[shard];
             if s.shard.next_deadline() <= now {
+                s.shard.step(Input::Turn { more: false }, now, &mut s.out);
                 s.shard.flush(now, &mut s.out);
                 self.dispatch(shard, now, sent);
             }
@@ -217,6 +254,27 @@ impl SimNode {
     #[must_use]
     pub fn sessions(&self) -> u64 {
         self.shards.iter().map(|s| s.shard.counters().sessions.get()).sum()
+    }
+
+    /// Sessions that are served, and standbys, as the node's shards count them one by one.
+    #[must_use]
+    pub fn roles(&self) -> (u64, u64) {
+        let count = |of: fn(&ShardCounters) -> u64| {
+            self.shards.iter().map(|s| of(&s.shard.counters())).sum::<u64>()
+        };
+        (count(|c| c.sessions_serving.get()), count(|c| c.sessions_standby.get()))
+    }
+
+    /// Judges the sums that the node tells its peers.
+    pub fn check_accounts(&self) {
+        let own = &self.shared.own;
+        let told = (own.sessions.load(Relaxed).into(), own.standbys.load(Relaxed).into());
+        assert_eq!(
+            told,
+            self.roles(),
+            "judge of accounts: node {} tells other numbers than its shards count",
+            self.number
+        );
     }
 
     fn take_due(&mut self, shard: usize, now: Nanos) -> Option<Due> {
@@ -230,7 +288,10 @@ impl SimNode {
     }
 
     fn step(&mut self, shard: usize, input: Input<'_>, now: Nanos, sent: &mut Vec<Datagram>) {
+        // What waited in the socket while the node stood still comes all at once.
+        let more = self.paused_until != Nanos::ZERO && now <= self.paused_until + Nanos(1_000);
         let s = &mut self.shards[shard];
+        s.shard.step(Input::Turn { more }, now, &mut s.out);
         s.shard.step(input, now, &mut s.out);
         s.shard.flush(now, &mut s.out);
         s.shard.check_invariants(&s.out);

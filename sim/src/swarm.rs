@@ -17,6 +17,9 @@ use crate::world::{Outcome, World};
 /// 10 s) + a duplicate's life (5 s) + a session's moves, with room.
 pub const LIVENESS: Nanos = Nanos::from_secs(40);
 
+/// And every node sees every other one.
+pub const PEERS_AGREE: Nanos = Nanos::from_secs(20);
+
 /// Loss up to which no device may take a node for dead that is not: at 5 % each way eight probes in a row stay silent
 /// once in 10^8 suspicions; at 20 % once in 4,000.
 const LOSS_WITHOUT_FALSE_MOVES_PPM: u32 = 50_000;
@@ -38,6 +41,7 @@ enum Kind {
     Crashes,
     AllGone,
     Drains,
+    Maintenance,
     Cuts,
     NodeCuts,
     Pauses,
@@ -48,10 +52,11 @@ enum Kind {
     Detaches,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Crashes,
     Kind::AllGone,
     Kind::Drains,
+    Kind::Maintenance,
     Kind::Cuts,
     Kind::NodeCuts,
     Kind::Pauses,
@@ -97,6 +102,10 @@ impl Drawn {
             }
             Kind::Drains => {
                 self.faults.push((at, Fault::Drain { node, down: millis(r, 10, 3_000) }));
+            }
+            Kind::Maintenance => {
+                self.faults.push((at, Fault::Maintain(node)));
+                self.faults.push((at + millis(r, 100, 4_000), Fault::Resume(node)));
             }
             Kind::Cuts => {
                 let device = device_ip(r.index(self.options.devices));
@@ -215,6 +224,8 @@ pub fn run(seed: u64, planted: Option<Planted>) -> Outcome {
     world.heal();
     world.devices.iter_mut().for_each(crate::device::SimDevice::plan_no_more);
     world.finish_all(LIVENESS);
+    let agreed = world.run_while(PEERS_AGREE, |w| !w.views_agree());
+    assert!(agreed, "judge of peers: nodes do not see each other\n{}", world.describe());
     let unneeded = world.moves.iter().find(|m| !m.needed && !lossy);
     assert!(
         unneeded.is_none(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use diskstream_device::session::mutations::plant;
 use diskstream_node::farm::Farm;
+use diskstream_node::view::{DrainState, PeerState};
 use diskstream_wire::Nanos;
 use diskstream_wire::limits::DEVICE_NOTICE_PORT;
 
@@ -16,7 +17,7 @@ use crate::device::{Moved, SimDevice, servers};
 use crate::faults::{Fault, Plan};
 use crate::figures::{Figures, ms, percentile};
 use crate::hostile::Hostile;
-use crate::hosts::{device_at, device_ip, node_at, node_ip};
+use crate::hosts::{device_at, device_ip, node_at, node_ip, node_name};
 use crate::image::SimImage;
 use crate::judges::Judge;
 use crate::network::{Datagram, Network};
@@ -257,16 +258,17 @@ impl World {
 
     fn after_node(&mut self, node: usize) {
         self.carry(Some(node));
-        let Some(n) = &self.nodes[node] else { return };
+        let Some(n) = &mut self.nodes[node] else { return };
         let next = n.next_event();
         if n.drained() {
+            n.leave(self.now, &mut self.sent);
+            self.carry(Some(node));
             self.nodes[node] = None;
             self.schedule.set(node, Nanos::NEVER);
             self.judges[node].node_restarted();
             if let Some(down) = self.drains[node].take().filter(|down| *down != Nanos::NEVER) {
                 self.plan.add(self.now + down, Fault::Start(node));
             }
-            self.publish_views();
         } else {
             self.set_due(node, next);
         }
@@ -305,9 +307,8 @@ impl World {
         for datagram in sent.drain(..) {
             if let Some(node) = node {
                 self.judges[node].node_sends(&datagram);
-            } else {
-                self.hostile.overhear(&datagram);
             }
+            self.hostile.overhear(&datagram, node.is_some());
             for chunk in datagram.bytes.chunks(8) {
                 let word = chunk.iter().fold(0u64, |word, &byte| word << 8 | u64::from(byte));
                 self.outcome.digest =
@@ -328,7 +329,30 @@ impl World {
                 node.paused_until + SAMPLE_EVERY + SAMPLE_EVERY > self.now,
             );
             self.sessions_peak = self.sessions_peak.max(node.sessions());
+            node.check_accounts();
         }
+    }
+
+    /// Sessions that are served and standbys, of all nodes.
+    #[must_use]
+    pub fn roles(&self) -> (u64, u64) {
+        let roles = self.nodes.iter().flatten().map(SimNode::roles);
+        roles.fold((0, 0), |sum, roles| (sum.0 + roles.0, sum.1 + roles.1))
+    }
+
+    /// Whether every node that runs sees every other one as it is.
+    #[must_use]
+    pub fn views_agree(&self) -> bool {
+        let running = || (0..self.nodes.len()).filter(|&n| self.nodes[n].is_some());
+        running().all(|a| running().all(|b| a == b || self.sees(a, b) == Some(PeerState::Up)))
+    }
+
+    /// What a node that runs thinks of another.
+    #[must_use]
+    pub fn sees(&self, node: usize, other: usize) -> Option<PeerState> {
+        let view = self.nodes[node].as_ref()?.shared().view.get();
+        let name = node_name(self.specs[other].identity);
+        view.peers.iter().find(|peer| peer.name == name).map(|peer| peer.state)
     }
 
     // --- what befalls it ---
@@ -344,6 +368,8 @@ impl World {
             }
             Fault::Start(node) => self.start(node),
             Fault::Drain { node, down } => self.drain(node, down),
+            Fault::Maintain(node) => self.maintain(node),
+            Fault::Resume(node) => self.resume(node),
             Fault::Pause { node, time } => self.pause(node, time),
             Fault::Cut { from, to } => self.cut(from, to, true),
             Fault::Mend { from, to } => self.cut(from, to, false),
@@ -360,9 +386,9 @@ impl World {
                 self.causes.node(node, true, self.now);
                 if let Some(n) = &mut self.nodes[node] {
                     n.vdisk_changed(vdisk, self.now, &mut self.sent);
+                    n.own_changed(self.now, &mut self.sent);
                     self.after_node(node);
                 }
-                self.publish_views();
             }
             Fault::Detach(device) => {
                 self.devices[device].detach(self.now, &mut self.sent);
@@ -386,7 +412,6 @@ impl World {
             self.causes.node(node, bad, self.now);
         }
         self.after_node(node);
-        self.publish_views();
     }
 
     /// A node is gone at once.
@@ -396,7 +421,6 @@ impl World {
         self.schedule.set(node, Nanos::NEVER);
         self.judges[node].node_restarted();
         self.causes.node(node, true, self.now);
-        self.publish_views();
     }
 
     /// A node is told to stop; `down` after its end it starts again.
@@ -406,11 +430,27 @@ impl World {
         }
         let deadline = self.now + Nanos::from_secs(15);
         let Some(n) = &mut self.nodes[node] else { return };
-        n.drain(deadline, self.now, &mut self.sent);
+        n.drain(DrainState::Stopping, deadline, self.now, &mut self.sent);
         self.drains[node] = Some(down);
         self.causes.node(node, true, self.now);
         self.after_node(node);
-        self.publish_views();
+    }
+
+    /// A node is told to empty for maintenance.
+    pub fn maintain(&mut self, node: usize) {
+        let deadline = self.now + Nanos::from_secs(15);
+        let Some(n) = &mut self.nodes[node] else { return };
+        n.drain(DrainState::Maintenance, deadline, self.now, &mut self.sent);
+        self.causes.node(node, true, self.now);
+        self.after_node(node);
+    }
+
+    /// A node takes devices again after maintenance.
+    pub fn resume(&mut self, node: usize) {
+        let Some(n) = &mut self.nodes[node] else { return };
+        n.resume(self.now, &mut self.sent);
+        self.causes.node(node, self.options.bad_node == Some(node), self.now);
+        self.after_node(node);
     }
 
     /// A node's process stands still for a while.
@@ -465,6 +505,7 @@ impl World {
                 Some(n) => {
                     n.paused_until = n.paused_until.earlier(self.now);
                     self.after_node(node);
+                    self.resume(node);
                 }
                 None => self.start(node),
             }
@@ -586,6 +627,7 @@ fn specs(
 }
 
 /// Reads of a device since the last mark that its standby was asked as well.
-fn hedged_reads(_device: &SimDevice) -> u64 {
-    0
+fn hedged_reads(device: &SimDevice) -> u64 {
+    let (now, before) = (device.session().counters(), device.counters_before());
+    now.hedged_reads.saturating_sub(before.hedged_reads)
 }

@@ -31,12 +31,14 @@ stories! {
     one_way_cut_to_node
     one_way_cut_to_devices
     partition
+    peers_partition_heals
     partition_splits_devices
     all_nodes_gone
     returns
     stop_graceful
     notice_port_blocked
     stop_idle_blocked
+    maintenance
     rolling_restart
     quiet_60s
     lossy_60s

@@ -27,6 +27,12 @@ pub const ALL: &[Scenario] = &[
         play: stop_idle_blocked,
     },
     Scenario {
+        name: "maintenance",
+        story: "a node is emptied for maintenance, stays up for 20 s, and takes devices again",
+        must: "no read waits longer than 100 ms; it is empty within 5 s; nobody moves back by itself",
+        play: maintenance,
+    },
+    Scenario {
         name: "rolling_restart",
         story: "three nodes are stopped, patched for 5 s and started in turn, while devices read",
         must: "no read waits longer than 100 ms",
@@ -73,6 +79,27 @@ fn stop_idle_blocked(cast: Cast) -> Figures {
     let figures = world.figures();
     assert!(figures.moves > 0 && figures.unneeded_moves == 0, "judge of moves: {figures:?}");
     figures
+}
+
+fn maintenance(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options { nodes: 3, ..Options::default() });
+    world.maintain(0);
+    let serving = |w: &crate::world::World| w.node(0).map_or(0, |n| n.roles().0);
+    let emptied = world.run_while(Nanos::from_secs(5), |w| serving(w) > 0);
+    assert!(
+        emptied,
+        "judge of stories: {} devices are left\n{}",
+        serving(&world),
+        world.describe()
+    );
+    world.run_for(Nanos::from_secs(20));
+    assert_eq!(serving(&world), 0, "judge of moves: devices went to a node in maintenance");
+    world.resume(0);
+    let moved = world.moves.len();
+    world.run_for(Nanos::from_secs(40));
+    assert_eq!(world.moves.len(), moved, "judge of moves: somebody moved back");
+    world.finish(DONE);
+    GRACEFUL.judge(&world)
 }
 
 fn rolling_restart(cast: Cast) -> Figures {

@@ -1,11 +1,13 @@
 //! Nodes that are gone, or out of reach, without a word.
 
+use diskstream_node::view::PeerState;
 use diskstream_wire::Nanos;
 
 use super::{Bounds, Cast, DONE, Scenario, lossy};
 use crate::figures::Figures;
 use crate::hosts::{device_ip, node_ip};
 use crate::options::{Options, Workload};
+use crate::world::World;
 
 /// See the table's texts.
 pub const ALL: &[Scenario] = &[
@@ -50,6 +52,12 @@ pub const ALL: &[Scenario] = &[
         story: "the nodes do not see each other, the devices see both",
         must: "no device notices",
         play: partition,
+    },
+    Scenario {
+        name: "peers_partition_heals",
+        story: "five nodes fall into two and three that do not see each other, for 30 s",
+        must: "no device notices; each side stays whole, and all agree within 15 s of the healing",
+        play: peers_partition_heals,
     },
     Scenario {
         name: "partition_splits_devices",
@@ -141,16 +149,55 @@ fn partition(cast: Cast) -> Figures {
     world.cut(a, b, true);
     world.cut(b, a, true);
     world.run_for(Nanos::from_secs(15));
+    for (node, other) in [(0, 1), (1, 0)] {
+        let seen = world.sees(node, other);
+        assert_ne!(seen, Some(PeerState::Up), "judge of peers: {node} sees {other} through a wall");
+    }
     world.cut(a, b, false);
     world.cut(b, a, false);
-    world.run_for(Nanos::from_secs(10));
+    peers_agree_within(&mut world, PEERS_HEAL);
+    world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
     super::UNDISTURBED.judge(&world)
 }
 
+fn peers_partition_heals(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options { nodes: 5, ..Options::default() });
+    let split = |world: &mut World, cut: bool| {
+        for a in 0..2 {
+            for b in 2..5 {
+                world.cut(node_ip(a), node_ip(b), cut);
+                world.cut(node_ip(b), node_ip(a), cut);
+            }
+        }
+    };
+    split(&mut world, true);
+    world.run_for(Nanos::from_secs(30));
+    // Each side is whole, and has given up the other.
+    for (a, b) in [(0, 1), (2, 3), (4, 2)] {
+        assert_eq!(world.sees(a, b), Some(PeerState::Up), "judge of peers: {a} and {b}");
+    }
+    for (a, b) in [(0, 2), (4, 1)] {
+        assert_ne!(world.sees(a, b), Some(PeerState::Up), "judge of peers: {a} and {b}");
+    }
+    split(&mut world, false);
+    peers_agree_within(&mut world, PEERS_HEAL);
+    world.finish(DONE);
+    super::UNDISTURBED.judge(&world)
+}
+
+/// After a cut between nodes ended they see each other again within this time. Derived: a node that was given up is asked
+/// again every few seconds.
+const PEERS_HEAL: Nanos = Nanos::from_secs(15);
+
+fn peers_agree_within(world: &mut World, bound: Nanos) {
+    let agreed = world.run_while(bound, |w| !w.views_agree());
+    assert!(agreed, "judge of peers: nodes do not see each other\n{}", world.describe());
+}
+
 fn partition_splits_devices(cast: Cast) -> Figures {
     let mut world = cast.warm(Options::default());
-    let split = |world: &mut crate::world::World, cut: bool| {
+    let split = |world: &mut World, cut: bool| {
         for (a, b) in [(0, 1), (1, 0)] {
             world.cut(node_ip(a), node_ip(b), cut);
             // Halves that cross the placement: in each, some devices lose their node.

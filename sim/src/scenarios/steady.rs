@@ -33,6 +33,10 @@ fn quiet_60s(cast: Cast) -> Figures {
     let mut world = cast.warm(Options::default());
     world.run_for(Nanos::from_secs(60));
     world.finish(DONE);
+    let (serving, standbys) = world.roles();
+    let devices = world.devices.len() as u64;
+    assert_eq!(serving, devices, "judge of accounts: each device has one session that serves it");
+    assert_eq!(standbys, devices, "judge of accounts: and one standby");
     UNDISTURBED.judge(&world)
 }
 
