@@ -20,12 +20,15 @@ pub const FORGED_MARK: u64 = 0xF0F0_F0F0_0000_0000;
 /// Datagrams kept for replay.
 const CAPTURED_MAX: usize = 64;
 
+/// What peers said is old after this time. Derived: no challenge of theirs is open for longer.
+const RECORDED: Nanos = Nanos::from_secs(5);
+
 /// The attacker.
 pub struct Hostile {
     nodes: usize,
     shards: usize,
     devices: usize,
-    captured: Vec<Datagram>,
+    captured: Vec<(Nanos, Datagram)>,
     every: Nanos,
     next: Nanos,
     random: Random,
@@ -68,12 +71,12 @@ impl Hostile {
 
     /// Sees a datagram of somebody else. Tags inside are blotted out: it is off the path of sessions, but may have
     /// login datagrams from an earlier time.
-    pub fn overhear(&mut self, datagram: &Datagram, of_node: bool) {
+    pub fn overhear(&mut self, now: Nanos, datagram: &Datagram, of_node: bool) {
         let login = !of_node && datagram.bytes.get(3).is_some_and(|&kind| kind < 0x0b);
         let peers = datagram.to.port() == PEER_PORT;
         if (login || peers) && self.captured.len() < CAPTURED_MAX && self.random.chance_ppm(200_000)
         {
-            self.captured.push(datagram.clone());
+            self.captured.push((now, datagram.clone()));
         }
     }
 
@@ -89,7 +92,7 @@ impl Hostile {
         }
         self.next = now + self.every;
         let datagram = match self.random.below(6) {
-            0 => self.replay(),
+            0 => self.replay(now),
             1 => self.login(),
             2 => self.lie(),
             3 => self.noise(),
@@ -107,12 +110,15 @@ impl Hostile {
     }
 
     /// What somebody else sent, again, from an address of a victim.
-    fn replay(&mut self) -> Datagram {
-        let Some(mut datagram) =
-            (!self.captured.is_empty()).then(|| self.random.pick(&self.captured).clone())
-        else {
+    fn replay(&mut self, now: Nanos) -> Datagram {
+        if self.captured.is_empty() {
             return self.noise();
-        };
+        }
+        let (at, mut datagram) = self.random.pick(&self.captured).clone();
+        // Who can race a datagram that is still awaited is on the path.
+        if datagram.to.port() == PEER_PORT && now.since(at) < RECORDED {
+            return self.noise();
+        }
         // What peers said comes again from where it came, or from a stranger; logins from a stranger.
         if datagram.to.port() == PEER_PORT && self.random.below(2) == 0 {
             return datagram;

@@ -308,7 +308,7 @@ impl World {
             if let Some(node) = node {
                 self.judges[node].node_sends(&datagram);
             }
-            self.hostile.overhear(&datagram, node.is_some());
+            self.hostile.overhear(self.now, &datagram, node.is_some());
             for chunk in datagram.bytes.chunks(8) {
                 let word = chunk.iter().fold(0u64, |word, &byte| word << 8 | u64::from(byte));
                 self.outcome.digest =
