@@ -134,6 +134,8 @@ enum Standing {
     Eligible,
     /// Not heard of, or suspected: perhaps.
     Unknown,
+    /// Down, or leaving: not now, but it holds the content, or may.
+    Away,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -270,8 +272,9 @@ impl<'a> Candidates<'a> {
         } else if self.far > 0 {
             return Err(NoPlace::Subnet);
         } else {
-            self.draw(random, |c| c.near || !self.any_near())
-                .or_else(|| self.draw(random, |_| true))
+            let here = |c: &Candidate| c.standing != Standing::Away;
+            self.draw(random, |c| here(c) && (c.near || !self.any_near()))
+                .or_else(|| self.draw(random, here))
         };
         let Some(at) = chosen else { return Err(NoPlace::Nobody) };
         let chosen = &self.list[at];
@@ -289,8 +292,9 @@ impl<'a> Candidates<'a> {
     }
 
     /// The list for a device that goes to `first`, or that is served there: that node, its best standby, the other eligible
-    /// ones in random order weighted by rating, those that are unknown, and last this node if it is leaving. (A ticket
-    /// outlives a drain by days; who knows only a successor whose disk is bad would take its word for the whole farm's.)
+    /// ones in random order weighted by rating, those that are unknown, and last those that are down or leaving, this node
+    /// among them. (A ticket outlives a drain or a restart by days; who knows only the one node whose disk is bad would take
+    /// its word for the whole farm's, and fail a read that others can serve when they return.)
     pub fn list(mut self, first: Option<Node>, random: &mut impl FnMut() -> u64) -> NodeList {
         let mut list = NodeList::new();
         if let Some(first) = first {
@@ -305,6 +309,7 @@ impl<'a> Candidates<'a> {
         }
         self.rest(Standing::Eligible, &mut list, random);
         self.rest(Standing::Unknown, &mut list, random);
+        self.rest(Standing::Away, &mut list, random);
         let stays = |own: &Own| own.holds && (own.near || self.affinity != Affinity::Fixed);
         if let Some(own) = self.own.filter(stays) {
             list.push(own.entry);
@@ -332,7 +337,7 @@ impl<'a> Candidates<'a> {
     /// Whether [`Candidates::successors`] would name nobody.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.list[..self.count].iter().all(|c| c.standing == Standing::Away)
     }
 
     /// Appends all of one standing in weighted random order, the near ones first where that matters.
@@ -417,11 +422,15 @@ fn candidate(
     wanted: &Wanted<'_>,
     facts: impl Fn(&PeerView) -> PeerFacts,
 ) -> Option<Candidate> {
-    if peer.state == PeerState::Down || peer.drain != DrainState::Serving {
-        return None;
-    }
     let facts = facts(peer);
-    let standing = if peer.holds(wanted.vdisk, wanted.content_id) {
+    let away = peer.state == PeerState::Down || peer.drain != DrainState::Serving;
+    let standing = if away {
+        let held = peer.holds(wanted.vdisk, wanted.content_id);
+        if !held && !(peer.versions.is_empty() && facts.may_hold) {
+            return None;
+        }
+        Standing::Away
+    } else if peer.holds(wanted.vdisk, wanted.content_id) {
         let up = peer.state == PeerState::Up && facts.trusted;
         if up { Standing::Eligible } else { Standing::Unknown }
     } else if peer.versions.is_empty() && facts.may_hold {

@@ -19,7 +19,7 @@ pub enum PeerState {
     Up,
     /// It was not heard of yet, or is suspected: it is not chosen at login, but stays in lists behind those that are up.
     Unknown,
-    /// It is gone: in no list.
+    /// It is gone: not chosen, and last in lists.
     Down,
 }
 

@@ -180,7 +180,7 @@ fn lists_name_the_chosen_the_standby_the_rest_the_unknown_and_the_leaving() {
             .iter()
             .map(|entry| view.peers.iter().position(|p| p.entry() == *entry).unwrap_or(9))
             .collect();
-        assert_eq!((at.len(), at[0], at[7]), (8, 2, 9), "{at:?}");
+        assert_eq!((at.len(), at[0], at[7], at[8]), (9, 2, 7, 9), "the one that is down: {at:?}");
         assert!(at[1..5].iter().all(|&n| n < 5) && at[5..7].iter().all(|&n| n == 5 || n == 6));
         standbys[at[1]] += 1;
         orders.insert(at);
