@@ -425,8 +425,8 @@ fn candidate(
     let facts = facts(peer);
     let away = peer.state == PeerState::Down || peer.drain != DrainState::Serving;
     let standing = if away {
-        let held = peer.holds(wanted.vdisk, wanted.content_id);
-        if !held && !(peer.versions.is_empty() && facts.may_hold) {
+        let perhaps = peer.versions.is_empty() && facts.may_hold;
+        if !(perhaps || peer.holds(wanted.vdisk, wanted.content_id)) {
             return None;
         }
         Standing::Away

@@ -17,18 +17,30 @@ pub enum Planted {
 }
 
 impl Planted {
-    /// All of them.
-    pub const ALL: [Planted; 5] = [
+    /// All that must be caught. Not `NameLeaving`: the node that is named turns the device away, so that no harm is done.
+    pub const ALL: [Planted; 10] = [
         Planted::Device(DeviceMutation::DropSumCheck),
+        Planted::Device(DeviceMutation::AcceptForeignTag),
+        Planted::Device(DeviceMutation::MoveAfterTwoProbes),
+        Planted::Device(DeviceMutation::HedgeWithoutTokens),
+        Planted::Device(DeviceMutation::UseOtherContent),
         Planted::Node(NodeMutation::UnpinTwice),
         Planted::Node(NodeMutation::AcceptForeignTag),
         Planted::Node(NodeMutation::AnswerBeforeCookie),
         Planted::Node(NodeMutation::ForgetWaiter),
+        Planted::Node(NodeMutation::ForgetPromoted),
     ];
 
     /// The scenario that shows it, where drawn worlds are not the place to look.
     fn scenario(self) -> Option<&'static str> {
-        None
+        match self {
+            Planted::Device(DeviceMutation::AcceptForeignTag) => Some("forgeries"),
+            Planted::Device(DeviceMutation::MoveAfterTwoProbes) => Some("lossy_60s"),
+            Planted::Device(DeviceMutation::HedgeWithoutTokens) => Some("very_lossy"),
+            Planted::Device(DeviceMutation::UseOtherContent) => Some("only_a_stranger"),
+            Planted::Node(NodeMutation::ForgetPromoted) => Some("kill"),
+            _ => None,
+        }
     }
 
     /// Looks for a world that catches it: its name, and the words of the judge. An assert of the product counts only when no
@@ -46,7 +58,7 @@ impl Planted {
                 None => ("a drawn world", attempt(|| swarm::run(seed, Some(self))).map(|_| ())),
             };
             let Err(words) = result else { continue };
-            let judged = words.starts_with("judge");
+            let judged = words.contains("judge of ");
             if judged || caught.is_none() {
                 caught = Some((format!("{name}, seed {seed}"), words));
             }

@@ -39,16 +39,20 @@ stories! {
     notice_port_blocked
     stop_idle_blocked
     maintenance
+    two_leave
     rolling_restart
     quiet_60s
     lossy_60s
+    very_lossy
     slow_store
     lost_store
     lost_store_everywhere
     clock_skew
     clock_skew_beyond
     byte_differs
+    byte_differs_alone
     stranger_takes_address
+    only_a_stranger
     peer_takes_address
     forgeries
 }

@@ -3,20 +3,13 @@
 use diskstream_sim::swarm;
 
 /// Bugs of the product that the simulator found; each seed's world showed it at the time.
+///
+/// Four more were found by worlds that were drawn in another way: a shard that ended before its slow disk did, refusals counted
+/// against another list's nodes, and twice a bad disk that failed a read for the whole farm.
 const FOUND: &[(u64, &str)] = &[
-    (169, "a shard that ended before its slow disk did panicked on the load's ticket"),
-    (
-        394,
-        "a device took refusals for those of other nodes after a transfer had changed the list's order",
-    ),
-    (
-        768,
-        "a store error of a draining node, which is in no newer list, failed the read for the whole farm",
-    ),
-    (
-        2326,
-        "the ticket of a draining node named its successor only: one bad disk failed the read for the whole farm",
-    ),
+    (6, "a node in maintenance was in no list: one bad disk failed the read for the whole farm"),
+    (105, "a node that was down was in no list: the same, for who had logged in meanwhile"),
+    (161, "both of these, with maintenance of one node after the other"),
 ];
 
 /// Worlds of different kinds, so that each test run sees some of everything.

@@ -54,7 +54,7 @@ struct TestArgs {
     #[arg(long)]
     list: bool,
     /// Seeds that the simulator runs.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 1000)]
     sim_seeds: u32,
     /// Take the release programs as they are built already.
     #[arg(long)]

@@ -40,6 +40,11 @@ impl Budget {
 
     /// Spends one hedge, if there is one.
     pub fn take(&mut self) -> bool {
+        // Planted defect: the simulator must catch a device that asks two nodes for everything that is late.
+        #[cfg(feature = "mutations")]
+        if super::mutations::is_planted(super::mutations::Mutation::HedgeWithoutTokens) {
+            return true;
+        }
         let enough = self.shares >= READS_PER_HEDGE;
         if enough {
             self.shares -= READS_PER_HEDGE;

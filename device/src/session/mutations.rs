@@ -11,6 +11,12 @@ pub enum Mutation {
     DropSumCheck,
     /// Accept datagrams of a session whatever their tag.
     AcceptForeignTag,
+    /// Take a node for gone after two probes instead of eight.
+    MoveAfterTwoProbes,
+    /// Hedge without a budget.
+    HedgeWithoutTokens,
+    /// Use a node whatever content it serves.
+    UseOtherContent,
 }
 
 thread_local! {

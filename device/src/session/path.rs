@@ -258,10 +258,10 @@ impl Path {
         if now < silence.next {
             return Vigil::Quiet;
         }
-        let patience = Nanos(PROBE_INTERVAL.0 * u64::from(PROBES_SILENT_MAX)).0.max(timeout.0);
-        let dies = !silence.dead
-            && silence.probes >= PROBES_SILENT_MAX
-            && now.since(silence.since).0 >= patience;
+        let silent_max = probes_silent_max();
+        let patience = Nanos(PROBE_INTERVAL.0 * u64::from(silent_max)).0.max(timeout.0);
+        let dies =
+            !silence.dead && silence.probes >= silent_max && now.since(silence.since).0 >= patience;
         silence.dead |= dies;
         if silence.dead {
             silence.interval = Nanos((silence.interval.0 * 2).min(PROBE_INTERVAL_MAX.0));
@@ -385,4 +385,15 @@ impl Path {
         assert_eq!(self.requests, requests, "requests out are those that name the path");
         assert!(self.window.fragments() <= self.window.ceiling());
     }
+}
+
+/// Unanswered probes after which a node counts as gone.
+#[inline]
+fn probes_silent_max() -> u32 {
+    // Planted defect: the simulator must catch a device that is too quick to move.
+    #[cfg(feature = "mutations")]
+    if super::mutations::is_planted(super::mutations::Mutation::MoveAfterTwoProbes) {
+        return 2;
+    }
+    PROBES_SILENT_MAX
 }

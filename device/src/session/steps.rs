@@ -312,7 +312,7 @@ impl Steps {
         tail: &[u8],
         now: Nanos,
     ) {
-        if context.disk.is_some_and(|disk| disk.content_id != m.content_id) {
+        if context.disk.is_some_and(|disk| differs(disk.content_id, m.content_id)) {
             return self.wrong_content(context, m.content_id, now);
         }
         let Some(node) = m.node.socket_addr() else {
@@ -355,7 +355,7 @@ impl Steps {
             (None, Some(admission)) => Some(admission.content_id),
             (None, None) => None,
         };
-        if expected.is_some_and(|expected| expected != m.content_id) {
+        if expected.is_some_and(|expected| differs(expected, m.content_id)) {
             return self.wrong_content(context, m.content_id, now);
         }
         let size = context.disk.map(|disk| disk.size_bytes);
@@ -544,4 +544,14 @@ fn proof(
 
 fn ticket_bytes(ticket: &[u8]) -> u16 {
     u16::try_from(ticket.len()).expect("tickets arrive in datagrams, so their length fits")
+}
+
+/// Whether a node offers another content than the one that is being read.
+fn differs(ours: diskstream_wire::ContentId, theirs: diskstream_wire::ContentId) -> bool {
+    // Planted defect: the simulator must catch a device that goes on with another image.
+    #[cfg(feature = "mutations")]
+    if super::mutations::is_planted(super::mutations::Mutation::UseOtherContent) {
+        return false;
+    }
+    ours != theirs
 }

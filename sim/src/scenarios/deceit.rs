@@ -40,10 +40,22 @@ pub const ALL: &[Scenario] = &[
         play: byte_differs,
     },
     Scenario {
+        name: "byte_differs_alone",
+        story: "one of two nodes is gone for 5 s, and the other one's image differs in one byte",
+        must: "devices wait for their own content: none goes to the other, all read within 3 s of the return",
+        play: byte_differs_alone,
+    },
+    Scenario {
         name: "stranger_takes_address",
         story: "a node is gone, and a node of another farm with another image answers at its address",
         must: "no byte of it is believed, devices go on elsewhere",
         play: stranger_takes_address,
+    },
+    Scenario {
+        name: "only_a_stranger",
+        story: "both nodes are gone, and for 5 s a node of another farm with another image answers at the address of one",
+        must: "no byte of it is believed; all read within 3 s of the other one's return",
+        play: only_a_stranger,
     },
     Scenario {
         name: "peer_takes_address",
@@ -139,6 +151,18 @@ fn byte_differs(cast: Cast) -> Figures {
     Bounds { moves_each: 2, ..MOVES }.judge(&world)
 }
 
+fn byte_differs_alone(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options { odd_node: Some(1), ..Options::default() });
+    world.crash(0);
+    world.run_for(Nanos::from_secs(5));
+    world.start(0);
+    world.run_for(Nanos::from_secs(3));
+    world.finish(DONE);
+    let astray = world.moves.iter().find(|m| m.moved.from != m.moved.to);
+    assert!(astray.is_none(), "judge of bytes: to a node of another content: {astray:?}");
+    Bounds { stall_ms: 8_000.0, ..MOVES }.judge(&world)
+}
+
 fn stranger_takes_address(cast: Cast) -> Figures {
     let mut world = cast.warm(Options::default());
     world.crash(0);
@@ -151,6 +175,26 @@ fn stranger_takes_address(cast: Cast) -> Figures {
     world.run_for(Nanos::from_secs(20));
     world.finish(DONE);
     MOVES.judge(&world)
+}
+
+fn only_a_stranger(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options::default());
+    world.crash(0);
+    world.crash(1);
+    let mut random = crate::random::Random::new(cast.seed);
+    world.specs[0].contents[0] = world.specs[0].contents[0].with_one_byte_changed(&mut random);
+    world.specs[0].farm_key = [0x66; 32];
+    world.start(0);
+    world.run_for(Nanos::from_secs(5));
+    let astray = world.devices.iter().any(|d| d.session().status(world.now).node.is_some());
+    assert!(!astray, "judge of bytes: a device went on with another image");
+    world.mark();
+    world.start(1);
+    world.run_for(Nanos::from_secs(8));
+    world.finish(DONE);
+    let figures = Bounds { stall_ms: 9_000.0, moves_each: 2, ..MOVES }.judge(&world);
+    assert!(figures.all_reading_ms <= 3_000.0, "judge of stories: too late: {figures:?}");
+    figures
 }
 
 fn peer_takes_address(cast: Cast) -> Figures {

@@ -4,6 +4,7 @@ use diskstream_wire::Nanos;
 
 use super::{Bounds, Cast, DONE, Scenario};
 use crate::figures::Figures;
+use crate::hosts::node_login;
 use crate::options::{Options, Workload};
 
 /// See the table's texts.
@@ -31,6 +32,12 @@ pub const ALL: &[Scenario] = &[
         story: "a node is emptied for maintenance, stays up for 20 s, and takes devices again",
         must: "no read waits longer than 100 ms; it is empty within 5 s; nobody moves back by itself",
         play: maintenance,
+    },
+    Scenario {
+        name: "two_leave",
+        story: "one of three nodes is in maintenance when another one is told to stop",
+        must: "nobody goes to the one in maintenance; no read waits longer than 100 ms",
+        play: two_leave,
     },
     Scenario {
         name: "rolling_restart",
@@ -100,6 +107,21 @@ fn maintenance(cast: Cast) -> Figures {
     assert_eq!(world.moves.len(), moved, "judge of moves: somebody moved back");
     world.finish(DONE);
     GRACEFUL.judge(&world)
+}
+
+fn two_leave(cast: Cast) -> Figures {
+    let mut world = cast.warm(Options { nodes: 3, ..Options::default() });
+    world.maintain(1);
+    // Before anybody can have another standby.
+    world.run_for(Nanos::from_millis(20));
+    world.drain(0, Nanos::NEVER);
+    world.run_for(Nanos::from_secs(10));
+    // Twenty milliseconds later the maintenance is known: whoever is moved by the second notice goes to node 2.
+    let known = world.moves.first().map_or(world.now, |m| m.moved.at + Nanos::from_millis(40));
+    let astray = world.moves.iter().find(|m| m.moved.to == node_login(1) && m.moved.at > known);
+    assert!(astray.is_none(), "judge of moves: to a node that is leaving: {astray:?}");
+    world.finish(DONE);
+    Bounds { moves_each: 2, ..GRACEFUL }.judge(&world)
 }
 
 fn rolling_restart(cast: Cast) -> Figures {

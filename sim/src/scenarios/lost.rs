@@ -87,6 +87,9 @@ fn kill(cast: Cast) -> Figures {
     world.crash(0);
     world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
+    // The dead node's sessions are gone with it, and standbys that were promoted are load now.
+    let (serving, _) = world.roles();
+    assert_eq!(serving, world.devices.len() as u64, "judge of accounts: one session a device");
     SILENT.judge(&world)
 }
 
