@@ -591,8 +591,10 @@ impl World {
     pub fn describe(&self) -> String {
         let devices = self.devices.iter().filter(|d| !d.finished()).take(8);
         let devices: Vec<String> = devices.map(|d| d.describe(self.now)).collect();
+        let seen = |a| (0..self.nodes.len()).map(move |b| (a, b, self.sees(a, b)));
+        let seen: Vec<_> = (0..self.nodes.len()).flat_map(seen).filter(|s| s.0 != s.1).collect();
         format!(
-            "{:#?}\nat {} ms, nodes up: {:?}\n{}",
+            "{:#?}\nat {} ms, nodes up: {:?}, who sees whom: {seen:?}\n{}",
             self.options,
             self.now.as_millis(),
             self.nodes.iter().map(Option::is_some).collect::<Vec<_>>(),

@@ -5,6 +5,7 @@ use diskstream_wire::Nanos;
 use super::{Bounds, Cast, DONE, Scenario, UNDISTURBED};
 use crate::faults::Fault;
 use crate::figures::Figures;
+use crate::hosts::node_login;
 use crate::options::Options;
 
 /// See the table's texts.
@@ -186,8 +187,8 @@ fn only_a_stranger(cast: Cast) -> Figures {
     world.specs[0].farm_key = [0x66; 32];
     world.start(0);
     world.run_for(Nanos::from_secs(5));
-    let astray = world.devices.iter().any(|d| d.session().status(world.now).node.is_some());
-    assert!(!astray, "judge of bytes: a device went on with another image");
+    let astray = world.moves.iter().find(|m| m.moved.to == node_login(0));
+    assert!(astray.is_none(), "judge of bytes: a device went on at a stranger: {astray:?}");
     world.mark();
     world.start(1);
     world.run_for(Nanos::from_secs(8));
