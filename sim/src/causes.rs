@@ -83,8 +83,9 @@ impl Causes {
     }
 }
 
-/// What a node told a device at login may be older than the session by a login's duration.
-const SLACK: Nanos = Nanos::from_secs(3);
+/// A session may be older than its use: a standby at a node that restarted is looked at every 10 s, and may be promoted just
+/// before. Derived: those 10 s, their jitter, and a login.
+const SLACK: Nanos = Nanos::from_secs(15);
 
 #[cfg(test)]
 mod tests {

@@ -84,6 +84,14 @@ fn one(seed: u64) -> bool {
     first == second
 }
 
+fn first_line(words: &str) -> &str {
+    words.lines().next().unwrap_or_default()
+}
+
+fn is_open(seed: u64, words: &str) -> bool {
+    swarm::OPEN.iter().any(|(open, known)| *open == seed && first_line(words) == *known)
+}
+
 /// For how long a nightly run goes on.
 const NIGHT: u64 = 3_600;
 
@@ -101,6 +109,9 @@ fn many(cli: &Cli) -> bool {
             Ok(outcome) => {
                 reads.fetch_add(outcome.reads as u64, Relaxed);
                 events.fetch_add(outcome.events, Relaxed);
+            }
+            Err(words) if is_open(seed, &words) => {
+                eprintln!("seed {seed} fails as is known: {}", first_line(&words));
             }
             Err(words) => {
                 eprintln!("seed {seed} at commit {}: {words}", commit());
@@ -120,7 +131,7 @@ fn many(cli: &Cli) -> bool {
         failures.len()
     );
     for (seed, words) in failures.iter().take(20) {
-        println!("seed {seed}: {}", words.lines().next().unwrap_or_default());
+        println!("seed {seed}: {}", first_line(words));
         println!(
             "    to see it again: cargo run -p diskstream-sim -- --seed {seed}   (commit {})",
             commit()
@@ -233,8 +244,7 @@ fn mutations(first: u64, count: u64) -> bool {
     for planted in Planted::ALL {
         match planted.caught(first, count) {
             Some((by, words)) => {
-                let words = words.lines().next().unwrap_or_default().to_owned();
-                println!("{planted:?}: caught by {by}: {words}");
+                println!("{planted:?}: caught by {by}: {}", first_line(&words));
             }
             None => {
                 println!("{planted:?}: not caught by {count} seeds from {first}");
