@@ -20,13 +20,6 @@ pub const LIVENESS: Nanos = Nanos::from_secs(40);
 /// And every node sees every other one.
 pub const PEERS_AGREE: Nanos = Nanos::from_secs(20);
 
-/// Seeds whose failure is known and not mended yet, with the words of the judge. They are shown, and fail nothing.
-pub const OPEN: &[(u64, &str)] = &[
-    (149, "judge of peers: nodes do not see each other"),
-    (460, "judge of peers: nodes do not see each other"),
-    (854, "judge of peers: nodes do not see each other"),
-];
-
 /// Loss up to which no device may take a node for dead that is not: at 5 % each way eight probes in a row stay silent
 /// once in 10^8 suspicions; at 20 % once in 4,000.
 const LOSS_WITHOUT_FALSE_MOVES_PPM: u32 = 50_000;

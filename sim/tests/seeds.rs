@@ -10,6 +10,12 @@ const FOUND: &[(u64, &str)] = &[
     (6, "a node in maintenance was in no list: one bad disk failed the read for the whole farm"),
     (105, "a node that was down was in no list: the same, for who had logged in meanwhile"),
     (161, "both of these, with maintenance of one node after the other"),
+    (
+        149,
+        "two nodes that had declared each other dead renewed their identities and never met again",
+    ),
+    (460, "the same"),
+    (854, "the same"),
 ];
 
 /// Worlds of different kinds, so that each test run sees some of everything.

@@ -62,8 +62,14 @@ impl Peers {
                 continue;
             }
             match peer.member {
-                // It speaks, so it is to come back.
-                Some(MemberState::Down) => self.tell_down(n, now),
+                // It speaks, so it is to come back. Where both were declared dead, each has come back under an identity that the
+                // other has not heard of: nobody is left through whom it could, so both are said.
+                Some(MemberState::Down) => {
+                    self.tell_down(n, now);
+                    if !self.membership.is_connected() {
+                        self.announce(n, now);
+                    }
+                }
                 None => self.announce(n, now),
                 Some(_) if !self.membership.is_connected() => self.announce(n, now),
                 Some(_) => {}
