@@ -72,7 +72,8 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
-const MOVES: Bounds = Bounds { stall_ms: 1_000.0, moves_each: 1, hedged_ppm: 1_000_000 };
+/// Measured: 260 ms at most, where no story says otherwise.
+const MOVES: Bounds = Bounds { stall_ms: 500.0, moves_each: 1, hedged_ppm: 1_000_000 };
 
 fn small_cache() -> Options {
     Options { image_bytes: 8 << 20, frames: 32, ..Options::default() }

@@ -12,7 +12,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "stop_graceful",
         story: "a node is told to stop while its devices read",
-        must: "no read waits longer than 100 ms; all have moved before it ends",
+        must: "no read waits longer than 20 ms; all have moved before it ends",
         play: stop_graceful,
     },
     Scenario {
@@ -30,25 +30,25 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "maintenance",
         story: "a node is emptied for maintenance, stays up for 20 s, and takes devices again",
-        must: "no read waits longer than 100 ms; it is empty within 5 s; nobody moves back by itself",
+        must: "no read waits longer than 20 ms; it is empty within 5 s; nobody moves back by itself",
         play: maintenance,
     },
     Scenario {
         name: "two_leave",
         story: "one of three nodes is in maintenance when another one is told to stop",
-        must: "nobody goes to the one in maintenance; no read waits longer than 100 ms",
+        must: "nobody goes to the one in maintenance; no read waits longer than 20 ms",
         play: two_leave,
     },
     Scenario {
         name: "rolling_restart",
         story: "three nodes are stopped, patched for 5 s and started in turn, while devices read",
-        must: "no read waits longer than 100 ms",
+        must: "no read waits longer than 20 ms",
         play: rolling_restart,
     },
 ];
 
-/// The "must" for a graceful stop.
-const GRACEFUL: Bounds = Bounds { stall_ms: 100.0, moves_each: 1, hedged_ppm: 20_000 };
+/// The aim for a graceful stop; its "must" is 100 ms. Measured: 1.5 ms.
+const GRACEFUL: Bounds = Bounds { stall_ms: 20.0, moves_each: 1, hedged_ppm: 20_000 };
 
 fn stop_graceful(cast: Cast) -> Figures {
     stop(cast, false)

@@ -14,13 +14,13 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "kill",
         story: "one of two nodes is gone at once; nothing answers in its name",
-        must: "no read waits longer than 1 s, each device moves once at most",
+        must: "no read waits longer than 250 ms, each device moves once at most",
         play: kill,
     },
     Scenario {
         name: "kill_lossy",
         story: "the same at 5 % loss and 20 ms jitter each way",
-        must: "no read waits longer than 2 s",
+        must: "no read waits longer than 500 ms",
         play: kill_lossy,
     },
     Scenario {
@@ -32,19 +32,19 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "node_paused_10s",
         story: "a node's process stands still for 10 s, then goes on with what waited in its socket",
-        must: "no read waits longer than 1 s, no stale byte, no session confused, the node is used again",
+        must: "no read waits longer than 250 ms, no stale byte, no session confused, the node is used again",
         play: node_paused_10s,
     },
     Scenario {
         name: "one_way_cut_to_node",
         story: "nothing gets from the devices to a node; its datagrams still arrive",
-        must: "devices move, no read waits longer than 1 s",
+        must: "devices move, no read waits longer than 250 ms",
         play: one_way_cut_to_node,
     },
     Scenario {
         name: "one_way_cut_to_devices",
         story: "nothing gets from a node to the devices; theirs still arrive",
-        must: "devices move, no read waits longer than 1 s",
+        must: "devices move, no read waits longer than 250 ms",
         play: one_way_cut_to_devices,
     },
     Scenario {
@@ -62,7 +62,7 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "partition_splits_devices",
         story: "the network falls into two halves, each with one node and half of the devices",
-        must: "no read waits longer than 1 s; nobody moves back when it heals",
+        must: "no read waits longer than 250 ms; nobody moves back when it heals",
         play: partition_splits_devices,
     },
     Scenario {
@@ -79,8 +79,8 @@ pub const ALL: &[Scenario] = &[
     },
 ];
 
-/// The "must" for kill, cut and pause.
-const SILENT: Bounds = Bounds { stall_ms: 1_000.0, moves_each: 1, hedged_ppm: 1_000_000 };
+/// The aim for kill, cut and pause; its "must" is 1 s. Measured: 73 ms.
+const SILENT: Bounds = Bounds { stall_ms: 250.0, moves_each: 1, hedged_ppm: 1_000_000 };
 
 fn kill(cast: Cast) -> Figures {
     let mut world = cast.warm(Options::default());
@@ -98,7 +98,7 @@ fn kill_lossy(cast: Cast) -> Figures {
     world.crash(0);
     world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
-    Bounds { stall_ms: 2_000.0, ..SILENT }.judge(&world)
+    Bounds { stall_ms: 500.0, ..SILENT }.judge(&world)
 }
 
 fn kill_mid_boot(cast: Cast) -> Figures {
