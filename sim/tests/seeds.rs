@@ -9,6 +9,7 @@ use diskstream_sim::swarm;
 const FOUND: &[(u64, &str)] = &[
     (6, "a node in maintenance was in no list: one bad disk failed the read for the whole farm"),
     (105, "a node that was down was in no list: the same, for who had logged in meanwhile"),
+    (149, "two nodes that declared each other dead never met again"),
     (161, "both of these, with maintenance of one node after the other"),
     (
         149,

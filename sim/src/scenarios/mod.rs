@@ -52,6 +52,9 @@ impl Cast {
     /// A world with these options, about to begin.
     fn cold(self, mut options: Options) -> World {
         options.devices = self.devices.unwrap_or(options.devices);
+        // One shard may get them all: room is no part of these stories.
+        let devices = u32::try_from(options.devices).expect("fewer devices than addresses");
+        options.sessions_max = options.sessions_max.max(2 * devices);
         World::new(options, self.seed, self.planted)
     }
 }
