@@ -93,6 +93,7 @@ fn successors_outside_the_sealed_list_are_not_asked() {
     let mut world = opened(2);
     let stranger = "10.66.0.1:6910".parse().unwrap();
     world.record = true;
+    world.node(1).draining = true;
     for packet in world.nodes[0].notices(1, &[stranger]) {
         world.transmit(packet);
     }
@@ -133,6 +134,68 @@ fn the_only_node_draining_is_read_from_until_it_stops_and_found_when_it_returns(
     assert!(world.result_of(token).is_none());
     world.node(1).restart();
     world.finish_read(token, 0, Nanos::from_secs(2));
+}
+
+/// One node that says it is going, while the only other one is down: the device looks for another in vain.
+fn nowhere_to_go(keep_alive_ms: u32) -> World {
+    let mut world = World::new(2, IMAGE);
+    world.node(1).keep_alive_ms = keep_alive_ms;
+    world.node(2).down = true;
+    world.open();
+    world.read(4096, 4096, ms(100));
+    world.node(1).draining = true;
+    for packet in world.nodes[0].notices(1, &[]) {
+        world.transmit(packet);
+    }
+    world.run_for(ms(500));
+    assert_eq!(world.session.state(), State::Moving);
+    world
+}
+
+#[test]
+fn a_node_that_goes_no_more_is_not_left_when_another_appears() {
+    for reads in [true, false] {
+        let mut world = nowhere_to_go(2000);
+        // The operator ends the maintenance; one reply tells, be it to a read or to a keep-alive.
+        world.node(1).draining = false;
+        if reads {
+            world.read(8192, 4096, ms(100));
+        } else {
+            world.run_for(Nanos::from_secs(4));
+        }
+        assert_eq!(world.session.state(), State::Streaming, "reads: {reads}");
+        assert_eq!(world.session.counters().moves_averted, 1);
+        world.node(2).restart();
+        keep_reading(&mut world, Nanos::from_secs(5));
+        assert_eq!(serving(&world), Some(node_addr(1)));
+        assert_eq!(world.session.counters().moves, 0);
+        // Its next maintenance counts like the first.
+        world.node(1).draining = true;
+        keep_reading(&mut world, ms(300));
+        assert_eq!(serving(&world), Some(node_addr(2)));
+    }
+}
+
+#[test]
+fn what_a_node_answers_after_its_mark_to_what_was_asked_before_takes_nothing_back() {
+    let mut world = World::new(2, IMAGE);
+    world.node(2).down = true;
+    world.open();
+    world.read(4096, 4096, ms(100));
+    world.set_network(|packet: &Packet, _| {
+        let late = packet.to_device() && packet.kind() == diskstream_wire::ReadData::KIND;
+        if late { Fate::Late(ms(8)) } else { Fate::Deliver }
+    });
+    let token = world.start_read(8192, 4096);
+    world.run_for(ms(1));
+    // The answer without the mark is on its way; the notice overtakes it.
+    world.node(1).draining = true;
+    for packet in world.nodes[0].notices(1, &[]) {
+        world.transmit(packet);
+    }
+    world.finish_read(token, 8192, ms(20));
+    assert_eq!(world.session.state(), State::Moving);
+    assert_eq!(world.session.counters().retries, 0, "it is the first answer that came");
 }
 
 #[test]
@@ -342,6 +405,7 @@ fn the_old_node_may_still_answer_what_it_was_asked() {
     });
     let token = world.start_read(0, 1 << 20);
     world.run_for(Nanos::from_micros(300));
+    world.node(1).draining = true;
     let notices = world.node(1).notices(1, &[]);
     for packet in notices {
         world.transmit(packet);

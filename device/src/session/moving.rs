@@ -3,6 +3,7 @@
 //! | sign | with a standby that can take over | without |
 //! |---|---|---|
 //! | notice, draining mark, store errors | it is promoted (see `promote`) | reads go on at the old node until a session at another is open |
+//! | a reply without the mark, to what was asked after it | - | the node stays: the search ends |
 //! | probes unanswered | it is promoted once it has answered since | reads are held; the old node is probed on, and taken back if it answers first |
 //! | unknown session, ended by node | it is promoted | reads are held; the same node is asked first |
 
@@ -71,13 +72,27 @@ impl Session {
         if self.standby == Some(index) {
             return self.lose_standby(StandbyEnd::Draining, now);
         }
-        if path.draining || self.serving != Some(index) {
+        if self.serving != Some(index) || !path.mark(now) {
             return;
         }
-        path.draining = true;
         self.rebalance = None;
         let node = path.at.node;
         self.go_elsewhere(cause, successors, node, now);
+    }
+
+    /// Something that was sent to the node at `sent_at` was answered, and perhaps it does not go any more (an operator ended its
+    /// maintenance): reads go on where they are, and the search that its going began ends.
+    #[inline]
+    pub(super) fn answered_unmarked(&mut self, index: usize, sent_at: Nanos, now: Nanos) {
+        let Some(path) = &mut self.paths[index] else { return };
+        if !path.stays(sent_at) || self.serving != Some(index) {
+            return;
+        }
+        let cause = self.seek.as_ref().and_then(|seek| seek.cause);
+        if matches!(cause, Some(MoveCause::Notice | MoveCause::Draining)) {
+            self.counters.moves_averted += 1;
+            self.abandon_seek(now);
+        }
     }
 
     /// Leaves a node that still serves: to the standby if it is one of `successors` (or none are named), else to the first of

@@ -102,7 +102,8 @@ pub struct Path {
     pub size_probe: SizeProbe,
     /// Nothing was read here yet, or not for long: one read first.
     pub fresh: bool,
-    pub draining: bool,
+    /// When the node last said that it is going: in a notice, or with the mark of a reply.
+    marked: Option<Nanos>,
     /// `StoreError`s in a row.
     pub store_errors: u32,
     pub last_heard: Nanos,
@@ -133,7 +134,7 @@ impl Path {
             size: at.size,
             size_probe: SizeProbe::new(at.size, at.size_hoped, now),
             fresh: true,
-            draining: false,
+            marked: None,
             store_errors: 0,
             last_heard: now,
             last_full: Nanos::ZERO,
@@ -232,7 +233,20 @@ impl Path {
 
     /// As a standby it can take over: nothing says that it is dead or going.
     pub fn can_help(&self) -> bool {
-        !self.is_dead() && self.closing.is_none() && self.leaving.is_none() && !self.draining
+        !self.is_dead() && self.closing.is_none() && self.leaving.is_none() && self.marked.is_none()
+    }
+
+    /// The node says that it is going. Gives whether that is new.
+    pub fn mark(&mut self, now: Nanos) -> bool {
+        self.marked.replace(now).is_none()
+    }
+
+    /// Something sent at `sent_at` was answered. A question asked after the last mark, and answered without one (that would
+    /// have moved the time of the last mark), was answered by a node that stays: what overtook the mark on its way was
+    /// asked before. Gives whether the node had been going until now.
+    #[inline]
+    pub fn stays(&mut self, sent_at: Nanos) -> bool {
+        self.marked.take_if(|marked| sent_at > *marked).is_some()
     }
 
     /// Something sent at `sent_at` was not answered in time: suspect, if nothing else was heard since.

@@ -290,6 +290,7 @@ impl Session {
         if counts {
             path.answers.sample(rtt);
         }
+        self.answered_unmarked(from_path, now - rtt, now);
     }
 
     /// What follows from new fragments: the end of the request, or the wait for the rest.
@@ -483,6 +484,7 @@ impl Session {
             path.network.sample(rtt);
             path.answers.sample(rtt);
             path.fresh = false;
+            self.answered_unmarked(index, now - rtt, now);
         }
         if m.ticket_bytes > 0
             && let Some(ticket) = tail.get(..usize::from(m.ticket_bytes))

@@ -57,7 +57,7 @@ pub struct Counters {
     pub moves: u64,
     /// The same by cause, in the order of [`super::MoveCause::ALL`].
     pub moves_by_cause: [u64; 7],
-    /// Times that a node fell silent and spoke again before the device had moved.
+    /// Times that a node fell silent and spoke again, or was going and then stayed, before the device had moved.
     pub moves_averted: u64,
     /// Full logins completed.
     pub logins: u64,
