@@ -133,6 +133,32 @@ fn every_rejection_is_reported_with_its_text_and_retried_slowly() {
 }
 
 #[test]
+fn a_device_whose_address_changed_is_in_again_soon_after_the_node_forgets_the_old_one() {
+    let mut world = World::new(1, IMAGE);
+    world.open();
+    // From its new address the node knows no session of it; the old one counts as alive for five seconds.
+    world.node(1).restart();
+    world.node(1).reject = Some(RejectReason::DuplicateDevice);
+    world.node(1).reject_service = Some(RejectReason::DuplicateDevice);
+    let token = world.start_read(0, 4096);
+    world.run_for(Nanos::from_secs(5));
+    let refused = world.session.counters().rejects;
+    assert!((3..=12).contains(&refused), "not asked all the time: {refused}");
+    world.node(1).reject = None;
+    world.node(1).reject_service = None;
+    // A second and a quarter, and the pause between two rounds.
+    world.finish_read(token, 0, Nanos::from_millis(2300));
+}
+
+#[test]
+fn a_duplicate_that_never_had_a_session_waits_for_a_person() {
+    let mut world = World::new(1, IMAGE);
+    world.node(1).reject = Some(RejectReason::DuplicateDevice);
+    world.run_for(Nanos::from_millis(9900));
+    assert_eq!(world.session.counters().rejects, 1);
+}
+
+#[test]
 fn another_server_takes_the_device_that_the_first_rejects() {
     let mut world = World::new(2, IMAGE);
     world.node(1).reject = Some(RejectReason::NoRoom);

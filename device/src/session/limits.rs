@@ -101,6 +101,11 @@ pub const ROUND_WAIT_MAX: Nanos = Nanos::from_millis(800);
 pub const REFUSED_WAIT_SOON: Nanos = Nanos::from_secs(2);
 /// Wait after a refusal that a person must mend.
 pub const REFUSED_WAIT_LATE: Nanos = Nanos::from_secs(10);
+/// Wait after a refusal as one's own duplicate, of a device that had a session: more likely than a second machine with its MAC is
+/// that its address changed (DHCP, another port), and the node still sees it alive at the old one. Derived: nodes hold an
+/// address for alive for 5 s after they last heard from it (`ALIVE_FOR` there); asking each second, the device is in
+/// about a second after that, and not up to 7.5 s as with [`REFUSED_WAIT_LATE`].
+pub const REFUSED_WAIT_MOVED: Nanos = Nanos::from_secs(1);
 /// Longest wait that a busy node can impose.
 pub const BUSY_WAIT_MAX: Nanos = Nanos::from_secs(300);
 /// Reads that are held for longer than this are an event.

@@ -15,8 +15,8 @@ use diskstream_wire::{
 
 use super::event::{Channel, DiskInfo, Event};
 use super::limits::{
-    BUSY_WAIT_MAX, KEEP_ALIVE_BOUNDS, REFUSED_WAIT_LATE, REFUSED_WAIT_SOON, REQUEST_SLOT_BITS,
-    STEP_RETRY_FIRST, STEP_RETRY_MAX, STEP_TRIES_MAX,
+    BUSY_WAIT_MAX, KEEP_ALIVE_BOUNDS, REFUSED_WAIT_LATE, REFUSED_WAIT_MOVED, REFUSED_WAIT_SOON,
+    REQUEST_SLOT_BITS, STEP_RETRY_FIRST, STEP_RETRY_MAX, STEP_TRIES_MAX,
 };
 use super::nodes::Route;
 use super::path::Opening;
@@ -479,6 +479,12 @@ impl Steps {
             | RejectReason::VersionPending
             | RejectReason::NoRoom
             | RejectReason::TicketExpired => REFUSED_WAIT_SOON,
+            // Nobody waits for a standby.
+            RejectReason::DuplicateDevice
+                if context.disk.is_some() && self.route != Route::Standby =>
+            {
+                REFUSED_WAIT_MOVED
+            }
             _ => REFUSED_WAIT_LATE,
         };
         let until = now + context.random.later(wait);
