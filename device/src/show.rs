@@ -81,9 +81,19 @@ fn table(told: &Value) -> String {
     out
 }
 
-/// How many moves there were, and the last one.
+/// How many moves there were, why, and the last one.
 fn moves(session: &Value) -> String {
-    let (count, last) = (text(&session["counters"]["moves"]), &session["last_move"]);
+    let counters = &session["counters"];
+    let causes = counters["moves_by_cause"].as_object().into_iter().flatten();
+    let causes: Vec<String> = causes
+        .filter(|(_, count)| count.as_u64() != Some(0))
+        .map(|(cause, count)| format!("{cause} {count}"))
+        .collect();
+    let mut count = text(&counters["moves"]);
+    if !causes.is_empty() {
+        count = format!("{count} ({})", causes.join(", "));
+    }
+    let last = &session["last_move"];
     if last.is_null() {
         return count;
     }
@@ -100,7 +110,9 @@ fn standby(session: &Value) -> String {
     if standby.is_null() {
         return "none: if the node is lost, another has to be found first".to_owned();
     }
-    format!("{}, {}, {} µs", text(&standby["node"]), text(&standby["state"]), standby["srtt_us"])
+    let checks = text(&session["counters"]["standby_checks"]);
+    let (node, state) = (text(&standby["node"]), text(&standby["state"]));
+    format!("{node}, {state}, {} µs; {checks} keep-alives sent to standbys", standby["srtt_us"])
 }
 
 fn hedges(session: &Value) -> String {
@@ -177,7 +189,8 @@ mod tests {
                 "standby": {"node": "10.0.0.2:6910", "state": "open", "srtt_us": 170},
                 "last_move": {"from": "10.0.0.3:6910", "to": "10.0.0.1:6910", "cause": "node_silent",
                     "stall_ms": 44, "ago_ms": 5000},
-                "counters": {"reads": 9, "read_bytes": 4096, "retries": 1, "sum_mismatches": 0, "moves": 2},
+                "counters": {"reads": 9, "read_bytes": 4096, "retries": 1, "sum_mismatches": 0, "moves": 2,
+                    "moves_by_cause": {"node_silent": 1, "notice": 0, "draining": 1}, "standby_checks": 7},
             },
             "write_cache": {"type": "ram:1G", "fill": {
                 "used_bytes": 1 << 20, "capacity_bytes": 1 << 30, "percent": 0}},
@@ -190,8 +203,9 @@ mod tests {
             "3.00 GiB",
             "150 ± 20 µs",
             "1 (1.250 % of requests)",
-            "2; last 5 s ago, 10.0.0.3:6910 to 10.0.0.1:6910, node_silent; the oldest read had waited 44 ms",
-            "10.0.0.2:6910, open, 170 µs",
+            "; last 5 s ago, 10.0.0.3:6910 to 10.0.0.1:6910, node_silent; the oldest read had waited 44 ms",
+            "2 (draining 1, node_silent 1); last",
+            "10.0.0.2:6910, open, 170 µs; 7 keep-alives sent to standbys",
             "3 reads asked at the standby too, 2 answered there first",
             "71.5 ms",
             "6 of 20–50 ms, 1 over 50 ms",

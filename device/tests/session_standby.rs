@@ -237,6 +237,32 @@ fn a_notice_promotes_the_standby_it_names_and_no_other() {
 }
 
 #[test]
+fn the_status_names_the_causes_of_moves_and_counts_what_a_standby_costs() {
+    let mut world = warm(2);
+    world.run_for(Nanos::from_secs(25));
+    // Sent to the standby: one to begin with, then one in ten seconds or so.
+    let checks = world.node(2).keep_alives.len() as u64;
+    assert!(checks >= 3);
+    assert_eq!(world.session.counters().standby_checks, checks);
+    world.node(1).down = true;
+    world.read(0, 4096, Nanos::from_secs(1));
+    world.run_for(ms(500));
+    let told = serde_json::to_value(world.session.status(world.now)).unwrap();
+    let causes = told["counters"]["moves_by_cause"].as_object().unwrap();
+    let mut labels: Vec<&str> = causes.keys().map(String::as_str).collect();
+    let mut known: Vec<&str> = MoveCause::ALL.iter().map(|cause| cause.label()).collect();
+    labels.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(labels, known);
+    let moved: Vec<_> = causes.iter().filter(|(_, count)| **count != 0).collect();
+    assert_eq!(moved, [(&"node_silent".to_owned(), &serde_json::json!(1))]);
+    // As node 2 counts them: one more went out when node 1 fell silent, and none as a standby since the move.
+    let as_standby = |role| role == SessionRole::Standby;
+    let checks = world.node(2).keep_alives.iter().filter(|k| as_standby(k.role)).count();
+    assert_eq!(told["counters"]["standby_checks"], checks);
+}
+
+#[test]
 fn what_a_draining_node_was_asked_it_still_answers() {
     let mut world = warm(2);
     world.node(1).reads = Reads::Slow(ms(60));

@@ -157,6 +157,7 @@ impl Session {
         if serves {
             self.read_longest = Nanos::ZERO;
         }
+        self.counters.standby_checks += u64::from(self.standby == Some(index));
         out.resize(KeepAlive::BYTES, 0);
         message.encode(out);
     }

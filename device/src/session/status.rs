@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use diskstream_wire::Nanos;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::Session;
+use super::event::MoveCause;
 use super::stalls::STALL_BUCKETS_MS;
 
 /// Plain counters; they only grow.
@@ -51,12 +52,15 @@ pub struct Counters {
     pub standbys_opened: u64,
     /// Standbys given up.
     pub standbys_lost: u64,
+    /// Keep-alives sent to a standby.
+    pub standby_checks: u64,
     /// Moves that made the standby the serving node, without a login.
     pub promotions: u64,
     /// Moves to another node, or new sessions at the same.
     pub moves: u64,
-    /// The same by cause, in the order of [`super::MoveCause::ALL`].
-    pub moves_by_cause: [u64; 7],
+    /// The same by cause, in the order of [`MoveCause::ALL`]; in JSON an object with the causes' labels.
+    #[serde(serialize_with = "by_cause")]
+    pub moves_by_cause: [u64; MoveCause::ALL.len()],
     /// Times that a node fell silent and spoke again, or was going and then stayed, before the device had moved.
     pub moves_averted: u64,
     /// Full logins completed.
@@ -80,6 +84,14 @@ pub struct Counters {
     pub implausible: u64,
     /// Lost full-size datagrams that made the fragment size fall back.
     pub size_fallbacks: u64,
+}
+
+/// Whoever reads the figures must not have to know the order of an enumeration.
+fn by_cause<S: Serializer>(
+    counts: &[u64; MoveCause::ALL.len()],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(MoveCause::ALL.iter().map(|cause| cause.label()).zip(counts))
 }
 
 /// What a device is doing.
