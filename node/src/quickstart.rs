@@ -8,6 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
@@ -45,13 +46,16 @@ const CHECK: (u32, usize) = (256 << 10, 16);
 /// What could not be had, or the first wrong byte.
 pub fn run(args: &QuickstartArgs) -> anyhow::Result<()> {
     let (sender, signals) = std::sync::mpsc::channel();
-    serve::signals(sender, |signal| signal)?;
+    let stop = serve::signals(sender, |signal| signal)?;
     let folder = tempfile::Builder::new()
         .prefix("diskstream-")
         .tempdir()
         .context("making a temporary folder")?;
     let image = image(args, &folder)?;
-    let demo = Demo::start(&image, &folder)?;
+    let Some(demo) = Demo::start(&image, &folder, &stop)? else {
+        say("stopping");
+        return Ok(());
+    };
     demo.verify(&image)?;
     demo.explain(&image);
     if !args.once {
@@ -104,11 +108,12 @@ struct Demo {
 }
 
 impl Demo {
-    fn start(image: &Path, folder: &TempDir) -> anyhow::Result<Demo> {
+    /// None when it was told to stop before the image was hashed.
+    fn start(image: &Path, folder: &TempDir, stop: &AtomicBool) -> anyhow::Result<Option<Demo>> {
         say("2. starting a node on loopback; its first start computes the image's content id");
         let (settings, sockets, http) = bind(image)?;
         let arena = RunningNode::arena_for(&settings)?;
-        let vdisks = serve::open_vdisks(&settings)?;
+        let Some(vdisks) = serve::open_vdisks(&settings, stop)? else { return Ok(None) };
         let mut node = RunningNode::start(&settings, &arena, sockets, vdisks, Arc::new(|| {}))?;
         let health = Arc::new(Health::default());
         let exporter = serve::exporter(&node, &health, Vec::new());
@@ -119,7 +124,8 @@ impl Demo {
         let socket = folder.path().join("disk.sock");
         match attach(node.login(), &socket) {
             Ok((device, export, opened)) => {
-                Ok(Demo { node, http, device: Some(device), export: Some(export), opened, socket })
+                let (device, export) = (Some(device), Some(export));
+                Ok(Some(Demo { node, http, device, export, opened, socket }))
             }
             Err(error) => {
                 node.stop();

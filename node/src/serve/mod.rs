@@ -28,6 +28,7 @@ mod watch;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 
 use anyhow::Context;
@@ -76,7 +77,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let settings = Settings::resolve(args)?;
     let (wish, wishes) = mpsc::channel();
     // Before any thread: signals then wait for the control loop instead of ending the process half-way.
-    signals(wish.clone(), Wish::Signal)?;
+    let stop = signals(wish.clone(), Wish::Signal)?;
     let sockets = Sockets::bind(&settings)?;
     farm_watch::try_peer_port(&settings)?;
     let control = bind_control(&settings)?;
@@ -89,7 +90,11 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     }
     // Memory that is not there is said at once, not after an hour of hashing.
     let arena = RunningNode::arena_for(&settings)?;
-    let vdisks = open_vdisks(&settings)?;
+    let Some(vdisks) = open_vdisks(&settings, &stop)? else {
+        service::stopping();
+        tracing::info!("told to stop while the images were opened: ending, no device was served");
+        return Ok(());
+    };
     let ended = wish.clone();
     // The loop may be gone already: then nobody is left to care.
     let on_end = Arc::new(move || drop(ended.send(Wish::ShardEnded)));
@@ -161,26 +166,34 @@ fn start_control(
     Ok(Some(running.context("starting the thread of the control socket")?))
 }
 
-/// Signals arrive through a channel, so that one thread can wait for them and for other things.
+/// Signals arrive through a channel, so that one thread can wait for them and for other things. The flag that it gives is set once
+/// a signal to stop came, for what is long and waits for no channel.
 ///
 /// # Errors
 /// When the process may not handle signals or start a thread.
 pub fn signals<T: Send + 'static>(
     sender: mpsc::Sender<T>,
     wrap: impl Fn(i32) -> T + Send + 'static,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Arc<AtomicBool>> {
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .context("taking over SIGTERM, SIGINT and SIGHUP")?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             signals
                 .forever()
+                .inspect(|&signal| {
+                    if signal != SIGHUP {
+                        told.store(true, Relaxed);
+                    }
+                })
                 .take_while(|&signal| sender.send(wrap(signal)).is_ok())
                 .for_each(drop);
         })
         .context("starting a thread")?;
-    Ok(())
+    Ok(stop)
 }
 
 /// What the devices of a draining node are told: every other node that serves the same.
