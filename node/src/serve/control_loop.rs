@@ -159,17 +159,22 @@ impl<'s> ControlLoop<'s> {
         }
     }
 
-    /// A signal: to stop, or, the second time, to stop at once.
+    /// A signal: to stop, or, the second time, to stop at once. The first one during a drain that a command began shortens its
+    /// patience: whoever stops a service counts on what `--drain-seconds` says.
     fn told_to_stop(&mut self) {
-        if self.drain.as_ref().is_some_and(Drain::stops) {
+        if let Some(drain) = self.drain.as_mut().filter(|drain| drain.stops_by_signal()) {
             tracing::warn!("told again: stopping without waiting for the devices");
-            if let Some(drain) = &mut self.drain {
-                drain.give_up(clock::now());
-            }
+            let now = clock::now();
+            drain.give_up(now);
+            // The shards tell those who are left that their sessions end, and have their last turn for it.
+            self.node.drain(DrainState::Stopping, now);
             return;
         }
         let patience = self.patience(None);
         self.begin_drain(DrainState::Stopping, patience, "told to stop");
+        if let Some(drain) = &mut self.drain {
+            drain.signalled();
+        }
     }
 
     /// As long as was asked for. A node that ends and whose devices have nowhere to go gives up sooner: the shards see to that.

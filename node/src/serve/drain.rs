@@ -26,6 +26,8 @@ pub(super) struct Drain {
     next_look: Nanos,
     /// Told the end already; in maintenance the drain stays, so that nobody is told twice.
     over: bool,
+    /// A signal asked for it, or joined in.
+    signalled: bool,
     listeners: Vec<Reply>,
 }
 
@@ -40,6 +42,7 @@ impl Drain {
             next_say: now + SAY_EVERY,
             next_look: now,
             over: false,
+            signalled: false,
             listeners: Vec::new(),
         }
     }
@@ -112,6 +115,17 @@ impl Drain {
             let (seconds, patience) = (seconds(now.since(self.began)), seconds(patience));
             reply.progress(Answer::Draining { left, of, seconds, patience });
         }
+    }
+
+    /// A signal to stop came. One during a drain that a command began is the first: `drain --seconds 600` and the service
+    /// manager's stop do not know of each other.
+    pub(super) fn signalled(&mut self) {
+        self.signalled = true;
+    }
+
+    /// True when a signal asked for this end already: whoever sends another waits no longer.
+    pub(super) fn stops_by_signal(&self) -> bool {
+        self.signalled && self.stops()
     }
 
     /// The patience is over now.
@@ -210,6 +224,19 @@ mod tests {
         assert!(drain.is_overdue(S(114)));
         drain.again(DrainState::Maintenance, S(111), S(60));
         assert!(drain.stops() && drain.is_overdue(S(114)), "maintenance changes nothing any more");
+    }
+
+    #[test]
+    fn the_first_signal_during_a_command_shortens_and_the_second_ends() {
+        let (mut drain, _answers) = drain(DrainState::Stopping);
+        drain.again(DrainState::Stopping, S(101), S(5));
+        assert!(!drain.stops_by_signal(), "the command was no signal");
+        drain.signalled();
+        assert!(!drain.is_overdue(S(105)) && drain.is_overdue(S(107)), "5 s from the signal");
+        assert!(drain.stops_by_signal());
+        drain.give_up(S(102));
+        assert!(!drain.is_overdue(S(102)), "the shards have their last turn");
+        assert!(drain.is_overdue(S(102) + LAST_TURN));
     }
 
     #[test]
