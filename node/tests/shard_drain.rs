@@ -340,6 +340,36 @@ fn maintenance_keeps_those_who_stay_and_ends_with_resume() {
 }
 
 #[test]
+fn the_end_of_maintenance_keeps_nobody_at_a_vdisk_that_was_changed() {
+    let mut world = World::new(Setup::default());
+    with_successor(&world);
+    let device = Device::new(1).connect(&mut world);
+    world.drain(DrainState::Maintenance, 15);
+    world.step(0, Input::VdiskChanged { vdisk: 0 });
+    world.mail.clear();
+    world.step(0, Input::Resume);
+    world.run();
+    world.pass(Nanos::from_millis(1));
+    let told = notice(world.mail_for(device.at).first().expect("told")).0.reason;
+    assert_eq!(told, NoticeReason::VdiskIneligible);
+}
+
+#[test]
+fn a_drain_whose_patience_is_taken_away_tells_those_who_are_left() {
+    let mut world = World::new(Setup::default());
+    with_successor(&world);
+    let device = Device::new(1).connect(&mut world);
+    drain(&mut world, 600);
+    world.pass(Nanos::from_secs(5));
+    assert!(!world.shards[0].drained());
+    drain(&mut world, 0);
+    world.run();
+    let last = world.mail_for(device.at).last().expect("told").message();
+    assert!(matches!(last, Message::SessionClosed(_)), "{last:?}");
+    assert!(world.shards[0].drained());
+}
+
+#[test]
 fn two_seconds_are_enough_where_nobody_can_go_anywhere() {
     let mut world = World::new(Setup::default());
     let _stays = Device::new(1).connect(&mut world);

@@ -126,10 +126,20 @@ impl Shard {
             let notice = self.sessions.get(index).notice;
             if notice.is_some_and(|notice| notice.reason == NoticeReason::Stopping) {
                 self.end_notice(index);
+                // The vDisk was changed before or during maintenance: that this node stays is no reason to stay here.
+                if !self.is_eligible(index) {
+                    self.begin_notice(index, NoticeReason::VdiskIneligible, Nanos::NEVER, now);
+                }
             }
         }
         let after_s = now.since(drain.since).0 / 1_000_000_000;
         self.event(Event::Resumed { sessions: self.roles.serving, after_s }, out);
+    }
+
+    fn is_eligible(&self, index: u32) -> bool {
+        let vdisk = self.sessions.get(index).vdisk as usize;
+        let entry = self.shared.vdisks().and_then(|vdisks| vdisks.get(vdisk));
+        entry.is_some_and(|entry| entry.is_eligible())
     }
 
     pub(super) fn on_vdisk_changed(&mut self, vdisk: u32, now: Nanos, out: &mut Outbox) {
