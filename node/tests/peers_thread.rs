@@ -1,6 +1,6 @@
 //! The peers' thread on real sockets on loopback, and what it shows to Prometheus.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use diskstream_node::cache::Cache;
 use diskstream_node::farm::Farm;
 use diskstream_node::metrics::{Exporter, PeerSource};
-use diskstream_node::peers::{PeerAddress, PeerConfig, PeerHandle, PeerThread};
+use diskstream_node::peers::{PeerAddress, PeerConfig, PeerHandle, PeerRefusal, PeerThread};
 use diskstream_node::shard::{BootSlots, Limits, NodeShared, VdiskEntry, WallClock};
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_node::view::{DrainState, OwnLoad, PeerState, ViewCell};
@@ -134,6 +134,30 @@ fn shows_metrics(handle: &PeerHandle) {
         assert!(text.lines().any(|l| l == line), "no {line} in\n{text}");
     }
     assert!(text.contains("diskstream_peer_report_age_seconds{peer=\"beta\"} "));
+}
+
+#[test]
+fn an_empty_datagram_of_a_stranger_is_refused_and_wakes_nobody() {
+    let shared = shared(1);
+    let config = PeerConfig {
+        name: "alpha".to_owned(),
+        // As nodes are bound: the wakes then come from loopback.
+        bind: SocketAddr::from(([0, 0, 0, 0], 0)),
+        login: SocketAddr::from(([127, 0, 0, 1], 7001)),
+        rating: 100,
+        peers: Vec::new(),
+        seed: [1; 32],
+    };
+    let handle = PeerThread::start(config, shared).expect("a port");
+    let stranger = UdpSocket::bind("127.0.0.1:0").expect("a port on loopback");
+    let to = SocketAddr::from(([127, 0, 0, 1], handle.local_addr().port()));
+    let counters = handle.counters();
+    stranger.send_to(&[], to).expect("sent");
+    until("it is refused", || counters.refused(PeerRefusal::Size) == 1);
+    // A wake of its own is none that is refused: it stops at once.
+    handle.own_changed();
+    handle.stop();
+    assert_eq!(counters.refused(PeerRefusal::Size), 1);
 }
 
 #[test]

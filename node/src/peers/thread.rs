@@ -36,6 +36,8 @@ pub struct PeerHandle {
 /// What the thread shares with its handle.
 struct Common {
     socket: UdpSocket,
+    /// The socket's own address, as the target and the sender of wakes.
+    own: SocketAddr,
     shared: Arc<NodeShared>,
     stop: AtomicBool,
     status: Mutex<Arc<[PeerStatus]>>,
@@ -65,6 +67,7 @@ impl PeerThread {
         let counters = machine.counters();
         let common = Arc::new(Common {
             socket,
+            own: own_address(local),
             shared,
             stop: AtomicBool::new(false),
             status: Mutex::new(machine.status().into()),
@@ -127,13 +130,18 @@ impl PeerHandle {
 
     /// An empty datagram to ourselves ends the wait. When it is lost, the wait ends by itself within a quarter of a second.
     fn wake(&self) {
-        let ip = match self.local.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-            ip => ip,
-        };
-        let _lost = self.common.socket.send_to(&[], SocketAddr::new(ip, self.local.port()));
+        let _lost = self.common.socket.send_to(&[], self.common.own);
     }
+}
+
+/// Where a socket that is bound here reaches itself, and what it then sees as the sender.
+fn own_address(local: SocketAddr) -> SocketAddr {
+    let loopback = match local.ip() {
+        ip if !ip.is_unspecified() => return local,
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+    };
+    SocketAddr::new(loopback, local.port())
 }
 
 impl Drop for PeerHandle {
@@ -165,8 +173,9 @@ impl Common {
     fn take(&self, machine: &mut Peers, buffer: &mut [u8]) {
         for taken in 0..BATCH {
             match self.socket.recv_from(buffer) {
-                // A wake.
-                Ok((0, _)) => return,
+                // A wake. From anybody else it is refused like other garbage, and the batch goes on: empty datagrams would
+                // otherwise make each turn as short as one datagram.
+                Ok((0, from)) if from == self.own => return,
                 Ok((length, from)) => machine.handle(from, &buffer[..length], clock::now()),
                 // Nothing came; or a peer's port was closed, which its silence tells better.
                 Err(_) => return,
