@@ -24,6 +24,15 @@ pub enum ClientError {
         /// Why not.
         source: io::Error,
     },
+    /// It says nothing.
+    #[error(
+        "the node at {} does not answer within {} s; a node that is still hashing its images answers when that is done: see its log",
+        path.display(), PATIENCE.as_secs()
+    )]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The conversation broke off.
     #[error("the node at {} broke off: {source}; see its log", path.display())]
     Broken {
@@ -77,7 +86,7 @@ impl Client {
     /// Asks.
     ///
     /// # Errors
-    /// [`ClientError::Broken`].
+    /// [`ClientError::Broken`] or [`ClientError::Silent`].
     pub fn send(&mut self, request: &Request) -> Result<(), ClientError> {
         let mut line = serde_json::to_vec(request).expect("a request is plain data");
         line.push(b'\n');
@@ -105,6 +114,27 @@ impl Client {
     }
 
     fn broken(&self, source: io::Error) -> ClientError {
-        ClientError::Broken { path: self.path.clone(), source }
+        let path = self.path.clone();
+        match source.kind() {
+            // What Linux gives for a socket's timeout is the first; the second is what others give.
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent { path },
+            _ => ClientError::Broken { path, source },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_is_silent_is_told_apart_from_one_that_breaks_off() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        ours.set_read_timeout(Some(Duration::from_millis(1))).expect("a timeout");
+        let mut client = Client { path: "/run/a.sock".into(), stream: BufReader::new(ours) };
+        let error = client.next().expect_err("nobody answers").to_string();
+        assert!(error.contains("/run/a.sock does not answer within 10 s"), "{error}");
+        drop(theirs);
+        assert!(matches!(client.next(), Err(ClientError::Broken { .. })));
     }
 }
