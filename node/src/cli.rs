@@ -180,6 +180,7 @@ pub struct ServeArgs {
     #[arg(long)]
     pub peer_port: Option<u16>,
     /// Join the farm of this node, ADDRESS or ADDRESS:PEER_PORT; may be given several times. Without a farm file; needs --name and --key-file.
+    /// Such nodes know vDisks by the image's file name without its ending: give the same image the same name everywhere.
     #[arg(long, value_name = "ADDRESS", requires_all = ["name", "key_file"], conflicts_with_all = ["farm", "peers"])]
     pub join: Vec<JoinAddress>,
     /// Control socket of this node, for `diskstream-node drain`, `status` and so on; or off [default: /run/diskstream/NAME.sock; off
