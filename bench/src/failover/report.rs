@@ -89,6 +89,12 @@ pub struct Report {
     pub all_reading_ms: Option<f64>,
     /// Moves by cause.
     pub moves_by_cause: BTreeMap<&'static str, u64>,
+    /// Receives of the fleet that found no buffer: its loop fell behind.
+    pub fleet_receives_starved: u64,
+    /// The fleet's calls of `io_uring_enter`.
+    pub fleet_enters: u64,
+    /// What the devices' own counters say of the measurement, summed over all of them; those that stayed 0 are left out.
+    pub device_counters: BTreeMap<String, u64>,
     /// Requests sent again because fragments did not arrive.
     pub retries: u64,
     /// Probes of silent nodes.

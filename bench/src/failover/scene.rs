@@ -1,5 +1,6 @@
 //! One run: the plan of its moments, the event, and what is watched beside the fleet.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -69,6 +70,8 @@ pub struct Load {
     pub fleet: CpuTime,
     /// The fleet's counters.
     pub counts: Counts,
+    /// The devices' counters, summed, those that changed; lists are left out.
+    pub devices: BTreeMap<String, u64>,
     /// Reads that were also asked at the standby.
     pub hedged: u64,
 }
@@ -80,9 +83,23 @@ impl Load {
             nodes: nodes.iter().map(|node| node.cpu().unwrap_or_default()).collect(),
             fleet: CpuTime::read(Path::new("/proc/thread-self/schedstat")),
             counts: devices.counts(),
+            devices: device_counters(devices)?,
             hedged: hedged_reads(devices),
         })
     }
+}
+
+fn device_counters(devices: &Devices) -> anyhow::Result<BTreeMap<String, u64>> {
+    let mut sums = BTreeMap::new();
+    for member in 0..devices.fleet().len() {
+        let counters = serde_json::to_value(devices.fleet().session(member).counters())?;
+        for (name, count) in counters.as_object().into_iter().flatten() {
+            if let Some(count) = count.as_u64() {
+                *sums.entry(name.clone()).or_default() += count;
+            }
+        }
+    }
+    Ok(sums)
 }
 
 fn hedged_reads(devices: &Devices) -> u64 {
@@ -245,7 +262,13 @@ impl Scene {
         load.fleet = load.fleet.since(self.first.fleet);
         load.counts.retries -= self.first.counts.retries;
         load.counts.probes -= self.first.counts.probes;
+        load.counts.starved -= self.first.counts.starved;
+        load.counts.enters -= self.first.counts.enters;
         load.hedged -= self.first.hedged;
+        for (name, count) in &mut load.devices {
+            *count -= self.first.devices.get(name).copied().unwrap_or_default();
+        }
+        load.devices.retain(|_, count| *count > 0);
         let returned = self.returned();
         let mut began = None;
         if let Some(happening) = self.happening.take() {
