@@ -44,6 +44,7 @@ use args::Mode;
 use farm::{Farm, FarmSpec, POWERS};
 use report::{Full, Placement, Report, Series};
 use scene::Run;
+use stalls::Figures;
 
 use crate::fleet::{Devices, DevicesConfig};
 use crate::net::relay::RelayCounts;
@@ -288,6 +289,18 @@ fn make_series(args: &FailoverArgs, run: &Run) -> Series {
     }
 }
 
+/// What devices noticed before the event; of the whole run where nothing happens.
+fn baseline(args: &FailoverArgs, run: &Run) -> Figures {
+    let stalls = &run.outcome.stalls;
+    if args.mode == Mode::None { stalls.after() } else { stalls.before() }
+}
+
+/// What becomes of datagrams for a killed node.
+fn refusals(args: &FailoverArgs) -> Option<&'static str> {
+    let word = if args.refusals { "delivered" } else { "filtered" };
+    (args.mode == Mode::Kill).then_some(word)
+}
+
 fn make_report(
     args: &FailoverArgs,
     run: &Run,
@@ -298,8 +311,7 @@ fn make_report(
 ) -> Report {
     let Run { outcome, load, .. } = run;
     let after = outcome.stalls.after();
-    let quiet = args.mode == Mode::None;
-    let before = if quiet { after } else { outcome.stalls.before() };
+    let before = baseline(args, run);
     Report {
         mode: args.mode,
         devices: usize::from(args.devices),
@@ -313,11 +325,7 @@ fn make_report(
         relay_drops: wire.drops(),
         relay: wire.relay,
         socket_drops: wire.lan.map(|lan| lan.socket_drops),
-        refusals: (args.mode == Mode::Kill).then_some(if args.refusals {
-            "delivered"
-        } else {
-            "filtered"
-        }),
+        refusals: refusals(args),
         caches: if args.cold { "cold" } else { "warm" },
         idle: args.idle,
         rate: args.rate,
