@@ -482,3 +482,34 @@ fn a_range_that_the_store_is_late_with_is_read_at_the_standby_too() {
     assert!(time < ms(20), "{time:?}");
     assert_eq!(world.session.counters().moves, 0);
 }
+
+/// Logged in while only one node was known; a second one joins the farm.
+fn joined_later() -> World {
+    let mut world = World::with_config(session_support::config(1), 2, IMAGE);
+    for number in [1, 2] {
+        world.node(number).list = vec![node_addr(1)];
+        world.node(number).keep_alive_ms = 1000;
+    }
+    world.open();
+    world.run_for(Nanos::from_secs(5));
+    assert_eq!(standby(&world), None);
+    world
+}
+
+#[test]
+fn a_node_that_joins_later_becomes_the_standby() {
+    let mut world = joined_later();
+    for number in [1, 2] {
+        world.node(number).list = vec![node_addr(1), node_addr(2)];
+    }
+    world.run_until(Nanos::from_secs(5), |w| standby(w) == Some(node_addr(2)));
+    let told = world.node(1).keep_alives.len();
+    world.run_for(Nanos::from_secs(3));
+    let known = world.node(1).keep_alives[told..].iter().map(|m| m.nodes_digest);
+    let all = [node_addr(1), node_addr(2)].into_iter().map(Into::into);
+    let digest = diskstream_wire::nodes_digest(all);
+    assert!(known.into_iter().all(|known| known == digest), "it is told once");
+    world.node(1).down = true;
+    world.read(0, 4096, Nanos::from_secs(1));
+    world.run_until(Nanos::from_secs(1), |w| serving(w) == Some(node_addr(2)));
+}

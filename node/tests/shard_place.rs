@@ -15,7 +15,7 @@ use diskstream_node::trust::TicketExpectation;
 use diskstream_node::view::{DrainState, HeldVersion, Load, PeerState, PeerView};
 use diskstream_wire::{
     BusyReason, CloseReason, ContentId, Flags, KeepAlive, LoginKind, Message, Nanos, RejectReason,
-    SessionClose, SessionRole,
+    SessionClose, SessionRole, node_entries, nodes_digest,
 };
 
 use shard_support::device::Device;
@@ -400,4 +400,33 @@ fn a_paused_node_drops_old_reads_and_trusts_no_old_view() {
     world.publish(&[b(&world)]);
     assert_eq!(goes_to(&mut world, &mut at(3)), B, "heard again");
     assert_eq!(c.pauses.get(), 1);
+}
+
+#[test]
+fn a_device_is_told_once_of_a_node_that_joined_after_its_login() {
+    let mut world = world("");
+    world.publish(&[]);
+    let mut device = at(1).connect(&mut world);
+    let told = |world: &mut World, device: &mut Device, nodes_digest| {
+        let message = KeepAlive {
+            tag: device.tag,
+            session: device.session,
+            nodes_digest,
+            ..Default::default()
+        };
+        let mail = device.ask(world, |buf, _| message.encode(buf));
+        let Message::KeepAliveReply(reply) = mail[0].message() else { panic!("{mail:?}") };
+        let mut logins = Vec::new();
+        node_entries(mail[0].decode().tail, reply.node_count, |entry| logins.push(entry.login));
+        logins
+    };
+    let alone = told(&mut world, &mut device, 1);
+    let digest = nodes_digest(alone.iter().copied());
+    assert!(told(&mut world, &mut device, digest).is_empty(), "nothing new");
+    world.publish(&[b(&world), c(&world)]);
+    let all = told(&mut world, &mut device, digest);
+    assert!(told(&mut world, &mut device, nodes_digest(all.iter().copied())).is_empty());
+    assert!(told(&mut world, &mut device, 0).is_empty(), "who does not ask is not told");
+    assert_eq!(all.first().and_then(|login| login.socket_addr()), Some(addr(OWN)));
+    assert_eq!(all.len(), 3);
 }

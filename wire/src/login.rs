@@ -1,6 +1,6 @@
 //! Messages of the login, in the order in which a device meets them.
 
-use crate::layout::{message, record};
+use crate::layout::{Field, message, record};
 use crate::values::{
     BusyReason, Capabilities, ContentId, Endpoint, ImageMode, LoginKind, Mac, RejectReason,
     Reserved, Text, WriteCacheType,
@@ -299,4 +299,19 @@ pub fn node_entries(mut tail: &[u8], count: u8, mut each: impl FnMut(NodeEntry))
         tail = rest;
     }
     tail
+}
+
+/// A digest of a list of nodes, whatever its order: the exclusive or of the 32-bit FNV-1a hashes of the endpoints' 18 bytes. It
+/// tells lists apart, and is no proof of anything. 0, which means "none", is told as 1.
+#[must_use]
+pub fn nodes_digest(logins: impl Iterator<Item = Endpoint>) -> u32 {
+    let hash = |login: Endpoint| {
+        let mut bytes = [0; <Endpoint as Field>::BYTES];
+        login.store(&mut bytes);
+        // Offset basis and prime of FNV-1a (draft-eastlake-fnv).
+        bytes
+            .iter()
+            .fold(0x811c_9dc5_u32, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    };
+    logins.map(hash).fold(0, |sum, hash| sum ^ hash).max(1)
 }

@@ -55,20 +55,23 @@ message! {
         hedges: u32 = "u32" @ 108,
         /// Those of them that the standby answered first.
         hedges_won: u32 = "u32" @ 112,
-        /// Zero.
-        reserved_end: Reserved<4> = "reserved" @ 116,
+        /// Which nodes the device knows: [`crate::nodes_digest`] of its list; 0: it does not want to be told of others.
+        nodes_digest: u32 = "u32" @ 116,
     }
 }
 
 message! {
-    /// Answer to a keep-alive. The tail is a fresh ticket, or empty.
+    /// Answer to a keep-alive. The tail is `node_count` node entries, where the device knows other nodes than this one would name now,
+    /// and then a fresh ticket, or nothing.
     KeepAliveReply = 0x41, ToDevice, bytes 64 {
         /// The keep-alive's number.
         sequence: u32 = "u32" @ 32,
         /// Bytes of the ticket in the tail; 0: none.
         ticket_bytes: u16 = "u16" @ 36,
+        /// Node entries in the tail: they replace the device's list.
+        node_count: u8 = "u8" @ 38,
         /// Zero.
-        reserved: Reserved<2> = "reserved" @ 38,
+        reserved: Reserved<1> = "reserved" @ 39,
         /// Seconds since 1970 at the node.
         unix_seconds: u64 = "u64" @ 40,
         /// Seconds until the ticket in the tail ends.

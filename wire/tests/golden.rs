@@ -410,7 +410,7 @@ fn session_messages() -> Vec<(&'static str, Message)> {
                 read_us_max: 50_000,
                 hedges: 7,
                 hedges_won: 6,
-                reserved_end: Reserved,
+                nodes_digest: 0x5eed_0001,
             }),
         ),
         (
@@ -420,6 +420,7 @@ fn session_messages() -> Vec<(&'static str, Message)> {
                 tag: SESSION_TAG,
                 sequence: 17,
                 ticket_bytes: 4,
+                node_count: 0,
                 reserved: Reserved,
                 unix_seconds: 1_760_000_000,
                 ticket_seconds: 604_800,

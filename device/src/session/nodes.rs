@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use diskstream_wire::limits::NODES_MAX;
-use diskstream_wire::{Nanos, NodeEntry};
+use diskstream_wire::{Nanos, NodeEntry, nodes_digest};
 
 /// A node that may be asked, and not before when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +79,25 @@ impl Nodes {
             }
         }
         self.renew_ticket(ticket, lives, now);
+    }
+
+    /// The serving node names other nodes than were known: one joined the farm, or came back. What is known to refuse for now stays
+    /// so.
+    pub fn renew_list(&mut self, chosen: SocketAddr, list: impl Iterator<Item = NodeEntry>) {
+        let before = std::mem::take(&mut self.eligible);
+        let logins = list.filter_map(|entry| entry.login.socket_addr());
+        for login in std::iter::once(chosen).chain(logins) {
+            if self.eligible.len() < NODES_MAX && self.index_of(login).is_none() {
+                let known = before.iter().find(|node| node.login == login);
+                self.eligible.push(known.copied().unwrap_or_else(|| Node::new(login)));
+            }
+        }
+        self.changed = true;
+    }
+
+    /// What tells this list from another.
+    pub fn digest(&self) -> u32 {
+        nodes_digest(self.eligible.iter().map(|node| node.login.into()))
     }
 
     /// A fresh ticket came.

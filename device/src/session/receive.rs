@@ -486,6 +486,14 @@ impl Session {
             path.fresh = false;
             self.answered_unmarked(index, now - rtt, now);
         }
+        let node = path.at.node;
+        let mut entries = Vec::new();
+        let tail = node_entries(tail, m.node_count, |entry| entries.push(entry));
+        if !entries.is_empty() && self.serving == Some(index) {
+            self.nodes.renew_list(node, entries.into_iter());
+            self.forget_refusals_of_old_list();
+            self.seek_standby(now);
+        }
         if m.ticket_bytes > 0
             && let Some(ticket) = tail.get(..usize::from(m.ticket_bytes))
         {

@@ -152,6 +152,7 @@ impl Session {
             read_us_max: if serves { micros(self.read_longest) } else { 0 },
             hedges: u32::try_from(self.counters.hedged_reads).unwrap_or(u32::MAX),
             hedges_won: u32::try_from(self.counters.hedges_won).unwrap_or(u32::MAX),
+            nodes_digest: if serves { self.nodes.digest() } else { 0 },
             ..KeepAlive::default()
         };
         if serves {

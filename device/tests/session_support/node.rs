@@ -397,12 +397,24 @@ impl Node {
                 self.last_keep_alive = Some(*m);
                 self.keep_alives.push(*m);
                 let wants = m.ticket_age_s == u32::MAX;
-                let tail = if wants { self.ticket.clone() } else { Vec::new() };
+                let ticket = if wants { self.ticket.clone() } else { Vec::new() };
+                let digest = nodes_digest(self.list.iter().map(|&login| login.into()));
+                let news = m.nodes_digest != 0 && m.nodes_digest != digest;
+                let mut tail = Vec::new();
+                for &login in self.list.iter().filter(|_| news) {
+                    let entry = NodeEntry { login: login.into(), ..NodeEntry::default() };
+                    tail.resize(tail.len() + NodeEntry::BYTES, 0);
+                    let at = tail.len() - NodeEntry::BYTES;
+                    entry.encode(&mut tail[at..]);
+                }
+                let node_count = u8::try_from(tail.len() / NodeEntry::BYTES).unwrap();
+                tail.extend_from_slice(&ticket);
                 let reply = KeepAliveReply {
                     flags,
                     tag,
                     sequence: m.sequence,
-                    ticket_bytes: u16::try_from(tail.len()).unwrap(),
+                    node_count,
+                    ticket_bytes: u16::try_from(ticket.len()).unwrap(),
                     ticket_seconds: 7 * 86_400,
                     ..Default::default()
                 };

@@ -195,6 +195,7 @@ counters! {
         handshakes_refused: Counter, "handshakes_refused_total", "Handshakes refused.";
         keep_alives: Counter, "keep_alives_total", "Keep-alives answered.";
         tickets_renewed: Counter, "tickets_renewed_total", "Fresh tickets given with keep-alives.";
+        node_lists_renewed: Counter, "node_lists_renewed_total", "Devices that were told of nodes that they did not know.";
         path_probes: Counter, "path_probes_total", "Path probes answered.";
         extents_answers: Counter, "extents_answers_total", "Questions about extents answered.";
         device_retries: Counter, "device_retries_total", "Requests that devices sent again, by their own count.";

@@ -1,12 +1,14 @@
 //! How sessions live: keep-alives, path probes, questions about extents, closing, silence.
 
 use diskstream_vdisk::{ImageMap, Place};
-use diskstream_wire::limits::{DATAGRAM_BYTES_MAX, EXTENTS_MAX, TICKET_BYTES_MAX, UNIT_BYTES};
+use diskstream_wire::limits::{
+    DATAGRAM_BYTES_MAX, EXTENTS_MAX, NODES_MAX, TICKET_BYTES_MAX, UNIT_BYTES,
+};
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{
     Capabilities, CloseReason, ExtentEntry, Extents, ExtentsRequest, KeepAlive, KeepAliveReply,
-    NoticeReason, PathProbe, PathProbeReply, ReadErrorCode, SessionClose, SessionClosed,
-    SessionRole,
+    NodeEntry, NoticeReason, PathProbe, PathProbeReply, ReadErrorCode, SessionClose, SessionClosed,
+    SessionRole, nodes_digest,
 };
 
 use super::jobs::{NewJob, Work};
@@ -16,6 +18,7 @@ use super::limits::{
 use super::login::Subject;
 use super::session::{DeviceFigures, Phase};
 use super::{Asked, End, Named, Outbox, Shard, VdiskEntry};
+use crate::placement::NodeList;
 use crate::trust::TICKET_SECONDS;
 
 /// Bytes of the map that one step of an extents answer looks at: bounds the work to 4096 extents a step.
@@ -54,17 +57,39 @@ impl Shard {
         } else {
             &[]
         };
+        // A node that joined, or came back, after this device's login is news to it: without it there is no standby.
+        let nodes = self.news_for_guest(index, m.nodes_digest, asked);
         let seconds = if renew { TICKET_SECONDS } else { 0 };
         let reply = KeepAliveReply {
             flags: self.flags_of(index),
             tag: m.tag,
             sequence: m.sequence,
             ticket_bytes: u16::try_from(ticket.len()).expect("TICKET_BYTES_MAX fits"),
+            node_count: nodes.count(),
             unix_seconds: self.shared.wall_clock.unix_seconds(now),
             ticket_seconds: u32::try_from(seconds).expect("a week fits"),
             ..Default::default()
         };
-        self.reply(asked, out, |buf| reply.encode_with_tail(ticket, buf));
+        self.reply(asked, out, |buf| {
+            let mut tail = [0; NODES_MAX * NodeEntry::BYTES + TICKET_BYTES_MAX];
+            let nodes_bytes = nodes.encode(&mut tail);
+            tail[nodes_bytes..][..ticket.len()].copy_from_slice(ticket);
+            reply.encode_with_tail(&tail[..nodes_bytes + ticket.len()], buf)
+        });
+    }
+
+    /// The list for a device that knows other nodes than it would be told now; else an empty one.
+    fn news_for_guest(&mut self, session: u32, known: u32, asked: &Asked) -> NodeList {
+        if known == 0 || self.sessions.get(session).role == SessionRole::Standby {
+            return NodeList::new();
+        }
+        let list = self.list_for_guest(session, asked);
+        let digest = nodes_digest(list.as_slice().iter().map(|entry| entry.login));
+        if list.count() == 0 || digest == known {
+            return NodeList::new();
+        }
+        self.counters.node_lists_renewed.inc();
+        list
     }
 
     /// What the device says of itself. It counts since its start, the node since its own: only what is new counts, and only
