@@ -480,13 +480,13 @@ impl Session {
 
     fn on_keep_alive(&mut self, index: usize, m: &KeepAliveReply, tail: &[u8], now: Nanos) {
         let path = self.paths[index].as_mut().expect("the message came from it");
+        let node = path.at.node;
         if let Some(rtt) = path.keep_alive_answered(m.sequence, now) {
             path.network.sample(rtt);
             path.answers.sample(rtt);
             path.fresh = false;
             self.answered_unmarked(index, now - rtt, now);
         }
-        let node = path.at.node;
         let mut entries = Vec::new();
         let tail = node_entries(tail, m.node_count, |entry| entries.push(entry));
         if !entries.is_empty() && self.serving == Some(index) {
