@@ -27,6 +27,10 @@ const _: () = assert!(TRAIN_SEGMENTS_MAX * diskstream_wire::Read::BYTES <= TRAIN
 pub const WINDOW_FRAGMENTS_FIRST: u32 = 10;
 /// Fewest fragments in flight: one unit at the smallest fragment size.
 pub const WINDOW_FRAGMENTS_MIN: u32 = 4;
+/// A loss takes the window no lower than this. Derived: 80 reads of 4 KiB a second at 5 % loss and 20 ms of jitter each way keep 8 to
+/// 9 fragments in flight, those included that wait for their time-out; twice that. Below it chance losses, not the
+/// link, would set the pace: reads would queue at the device for seconds (measured by the failover bench).
+pub const WINDOW_FRAGMENTS_FLOOR: u32 = 16;
 /// A path idle for this long starts anew with one read. Guess, after RFC 2861.
 pub const IDLE_RESTART: Nanos = Nanos::from_secs(1);
 

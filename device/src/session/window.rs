@@ -12,7 +12,9 @@
 
 use diskstream_wire::{FragmentSize, Nanos};
 
-use super::limits::{WINDOW_FRAGMENTS_FIRST, WINDOW_FRAGMENTS_MIN, receive_bytes};
+use super::limits::{
+    WINDOW_FRAGMENTS_FIRST, WINDOW_FRAGMENTS_FLOOR, WINDOW_FRAGMENTS_MIN, receive_bytes,
+};
 
 /// Fixed point: the window counts in 1/1024 of a fragment.
 const ONE: u64 = 1024;
@@ -116,8 +118,11 @@ impl Window {
         }
         self.recovered_at = now;
         self.undo = Some((self.size, self.threshold));
+        // No growth either: a window that was smaller for another reason stays so.
+        let floor = (u64::from(WINDOW_FRAGMENTS_FLOOR) * ONE).min(self.size);
         self.size = (self.size.min(u64::from(self.ceiling) * ONE) * 7 / 10)
-            .max(u64::from(WINDOW_FRAGMENTS_MIN) * ONE);
+            .max(floor)
+            .min(u64::from(self.ceiling) * ONE);
         self.threshold = self.size;
     }
 
