@@ -1,24 +1,25 @@
 //! The socket: bound without ever taking a living node's place, and served so that no client can hurt.
 //!
-//! One thread accepts, one more serves each connection, [`CONNECTIONS_MAX`] at most; a further one is told so and closed. A
-//! connection that says nothing for [`IDLE_TIME`] is closed. Answers pass through a bounded [`Reply`]: the control
+//! One thread accepts, one more serves each connection, [`CONNECTIONS_MAX`] at most: a further one takes the place of
+//! the one that has been idle for longest. A connection that says nothing for [`IDLE_TIME`] is closed. Answers pass through a bounded [`Reply`]: the control
 //! loop never waits for a client.
+
+mod places;
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use self::places::{CONNECTIONS_MAX, Held, Places};
 use super::{Answer, LINE_BYTES_MAX, Request};
 
-/// Connections at once. Guessed: a few operators, `top` and a script; more is a script that leaks them.
-const CONNECTIONS_MAX: usize = 16;
 /// A connection that asks nothing for so long is closed. Guessed: longer than anybody types.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 /// A client that takes nothing of its answer for so long is dropped.
@@ -213,9 +214,7 @@ fn refuse_living(path: &Path) -> Result<(), ControlError> {
 #[derive(Debug, Default)]
 struct State {
     stop: AtomicBool,
-    connections: AtomicUsize,
-    open: Mutex<usize>,
-    closed: Condvar,
+    places: Arc<Places>,
 }
 
 /// A socket at work. Dropping it takes it away, after the last lines were taken or half a second.
@@ -244,8 +243,7 @@ impl Drop for RunningControl {
             let _ = thread.join();
         }
         // Those that are being answered; idle ones end with the process.
-        let open = self.state.open.lock().expect("nothing panics under this lock");
-        let _ = self.state.closed.wait_timeout_while(open, FAREWELL, |busy| *busy > 0);
+        self.state.places.wait_answered(FAREWELL);
     }
 }
 
@@ -267,27 +265,32 @@ fn accept<G: Fn(Request, Reply) + Send + Sync + 'static>(
                 continue;
             }
         };
-        if state.connections.fetch_add(1, Relaxed) >= CONNECTIONS_MAX {
-            state.connections.fetch_sub(1, Relaxed);
-            let reason = format!("{CONNECTIONS_MAX} others are connected; close one of them");
-            let _ = stream.set_nonblocking(true);
-            let _ = write_line(&stream, &Answer::Refused { reason });
-            continue;
-        }
-        let (of_thread, grant) = (Arc::clone(state), Arc::clone(grant));
+        let held = match state.places.take(&stream) {
+            Ok(Some(held)) => held,
+            Ok(None) => {
+                let reason =
+                    format!("{CONNECTIONS_MAX} others are being answered; end one of them");
+                let _ = stream.set_nonblocking(true);
+                let _ = write_line(&stream, &Answer::Refused { reason });
+                continue;
+            }
+            Err(error) => {
+                tracing::warn!("no place for a control connection: {error}");
+                continue;
+            }
+        };
+        let grant = Arc::clone(grant);
         let spawned = thread::Builder::new().name("control-client".to_owned()).spawn(move || {
             // Whatever ends a connection is its client's business.
-            let _ = converse(&stream, &of_thread, &*grant);
-            of_thread.connections.fetch_sub(1, Relaxed);
+            let _ = converse(&stream, &held, &*grant);
         });
         if let Err(error) = spawned {
             tracing::warn!("no thread for a control connection: {error}");
-            state.connections.fetch_sub(1, Relaxed);
         }
     }
 }
 
-fn converse(stream: &UnixStream, state: &State, grant: &impl Fn(Request, Reply)) -> io::Result<()> {
+fn converse(stream: &UnixStream, held: &Held, grant: &impl Fn(Request, Reply)) -> io::Result<()> {
     stream.set_read_timeout(Some(IDLE_TIME))?;
     stream.set_write_timeout(Some(WRITE_TIME))?;
     let mut lines = BufReader::new(stream);
@@ -303,7 +306,7 @@ fn converse(stream: &UnixStream, state: &State, grant: &impl Fn(Request, Reply))
             // What follows cannot be told from the rest of it.
             return write_line(stream, &Answer::Refused { reason });
         }
-        let busy = Busy::begin(state);
+        let Some(busy) = held.begin() else { return Ok(()) };
         match serde_json::from_slice::<Request>(&line) {
             Ok(request) => {
                 let (reply, answers) = Reply::channel();
@@ -320,23 +323,6 @@ fn converse(stream: &UnixStream, state: &State, grant: &impl Fn(Request, Reply))
             }
         }
         drop(busy);
-    }
-}
-
-/// Held while a request is being answered, so that the end of the process waits for its last line.
-struct Busy<'s>(&'s State);
-
-impl<'s> Busy<'s> {
-    fn begin(state: &'s State) -> Busy<'s> {
-        *state.open.lock().expect("nothing panics under this lock") += 1;
-        Busy(state)
-    }
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        *self.0.open.lock().expect("nothing panics under this lock") -= 1;
-        self.0.closed.notify_all();
     }
 }
 

@@ -116,21 +116,52 @@ fn a_line_without_end_is_refused_and_costs_no_memory() {
 }
 
 #[test]
-fn connections_are_bounded_and_given_back() {
+fn the_connection_that_is_idle_for_longest_makes_room() {
     let folder = folder();
     let path = folder.path().join("a.sock");
     let _server = echo(&path);
     let mut held: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect(&path)).collect();
-    // Each is known to be served before the next is tried.
+    // All have been served; the first one again, so that the second has been idle for longest.
     held.iter_mut().for_each(|stream| drop(ask(stream, b"{\"do\":\"status\"}\n")));
-    assert!(line(&mut connect(&path)).contains("16 others are connected"));
-    drop(held.pop());
+    assert!(ask(&mut held[0], b"{\"do\":\"status\"}\n").contains("Status"));
+    let mut further = connect(&path);
+    assert!(ask(&mut further, b"{\"do\":\"resume\"}\n").contains("Resume"));
+    let closed = |stream: &mut BufReader<UnixStream>| {
+        // Fails at the one that was closed; what it was told is still there to read.
+        let _ = stream.get_mut().write_all(b"{\"do\":\"status\"}\n");
+        line(stream).contains("idle for longest")
+    };
+    let closed: Vec<bool> = held.iter_mut().map(closed).collect();
+    assert_eq!(closed.iter().filter(|closed| **closed).count(), 1, "{closed:?}");
+    assert!(!closed[0], "it was served last");
+}
+
+#[test]
+fn who_is_being_answered_keeps_its_place_and_the_next_is_refused() {
+    let folder = folder();
+    let path = folder.path().join("a.sock");
+    let (sender, granted) = mpsc::channel::<Reply>();
+    let server = ControlServer::bind(&path).expect("a free path");
+    let _server = server.start(move |_, reply| drop(sender.send(reply))).expect("a thread");
+    let ask_all = |_| {
+        let mut stream = connect(&path);
+        stream.get_mut().write_all(b"{\"do\":\"drain\"}\n").expect("read");
+        (stream, granted.recv_timeout(Duration::from_secs(20)).expect("granted"))
+    };
+    let mut held: Vec<_> = (0..CONNECTIONS_MAX).map(ask_all).collect();
+    assert!(line(&mut connect(&path)).contains("16 others are being answered"));
+    let (mut first, reply) = held.remove(0);
+    reply.finish(Answer::Resumed);
+    assert!(line(&mut first).contains("resumed"));
+    drop(first);
     // Giving a place back is the other thread's doing; until then the answer is the refusal.
     let deadline = diskstream_ring::clock::now() + diskstream_wire::Nanos::from_secs(20);
     loop {
         let mut stream = connect(&path);
-        let _ = stream.get_mut().write_all(b"{\"do\":\"status\"}\n");
-        if line(&mut stream).contains("Status") {
+        let _ = stream.get_mut().write_all(b"{\"do\":\"drain\"}\n");
+        if let Ok(reply) = granted.recv_timeout(Duration::from_millis(50)) {
+            reply.finish(Answer::Resumed);
+            assert!(line(&mut stream).contains("resumed"));
             break;
         }
         assert!(diskstream_ring::clock::now() < deadline, "no place was given back");
