@@ -8,7 +8,9 @@ use diskstream_node::peers::{PeerEvent, PeerRefusal};
 use diskstream_node::view::PeerState;
 use diskstream_wire::limits::CONTROL_BYTES_MAX;
 use diskstream_wire::time::Nanos;
-use diskstream_wire::{PeerHead, PeerHello, PeerKind, PeerReport, Text};
+use diskstream_wire::{
+    PEER_SEAL_BYTES, PeerHead, PeerHello, PeerKind, PeerReport, PeerSealed, Text,
+};
 use peers_support::{Dice, Recorded, World, addr, farm_file, join, name};
 
 const ATTACKER: ([u8; 4], u16) = ([10, 9, 9, 9], 1000);
@@ -94,6 +96,68 @@ fn what_was_recorded_has_no_effect() {
         recorded.len()
     );
     assert!(per_second < calm + 3 * 64, "what hellos cost is bounded");
+}
+
+#[test]
+fn an_answer_that_comes_from_elsewhere_moves_no_peer() {
+    let mut world = World::farm(11, 2);
+    world.settle();
+    // The attacker holds back what node 1 says, for so long that node 0 greets it, and brings its answers itself.
+    world.record = true;
+    world.one_way(1, 0, true);
+    world.run_for(Nanos::from_secs(4));
+    let held_back = std::mem::take(&mut world.recorded);
+    world.record = false;
+    world.events.clear();
+    let before = world.machine(0).status()[0].heard;
+    // Answers to hellos, and nothing that would make node 1 less silent before.
+    let hello_bytes = PeerSealed::BYTES + PeerHead::BYTES + PeerHello::BYTES + PEER_SEAL_BYTES;
+    let answer = |sent: &&Recorded| sent.to == addr(0) && sent.bytes.len() == hello_bytes;
+    for datagram in held_back.iter().filter(answer) {
+        world.inject(SocketAddr::from(ATTACKER), datagram.to, datagram.bytes.clone());
+    }
+    world.run_for(Nanos::from_millis(100));
+    let status = world.machine(0).status();
+    assert!(status[0].heard > before, "the answers were good: without it this test shows nothing");
+    assert_eq!(status[0].addr, addr(1), "{:#?}", world.told());
+    world.one_way(1, 0, false);
+    world.settle();
+    assert_eq!(world.machine(0).counters().address_changes.get(), 0);
+}
+
+#[test]
+fn recorded_hellos_keep_no_stranger_out() {
+    let mut world = World::empty(12);
+    world.add("hub", addr(0), Vec::new());
+    // Somebody says hello and never gets to answer a challenge, so it stays a stranger.
+    let visitor = world.add("visitor", addr(1), join(0));
+    world.record = true;
+    world.one_way(0, visitor, true);
+    world.run_for(Nanos::from_secs(20));
+    let hellos = std::mem::take(&mut world.recorded);
+    world.record = false;
+    let hellos = hellos.into_iter().filter(|datagram| datagram.to == addr(0)).collect::<Vec<_>>();
+    assert!(hellos.len() > 5);
+    world.crash(visitor);
+    let counters = world.machine(0).counters();
+    let sent = counters.datagrams_out.get();
+    // 2,000 a second, each from another address.
+    let mut dice = Dice::new(12);
+    let mut replay = |world: &mut World, ms: u64| {
+        for n in 0..ms * 2 {
+            let pick = usize::try_from(dice.below(hellos.len() as u64)).unwrap();
+            let from = SocketAddr::from(([10, 9, dice.byte(), dice.byte()], 6890));
+            world.inject(from, addr(0), hellos[pick].bytes.clone());
+            if n % 2 == 1 {
+                world.run_for(Nanos::from_millis(1));
+            }
+        }
+    };
+    replay(&mut world, 2000);
+    assert!(counters.datagrams_out.get() - sent < 3, "a hello is answered once");
+    world.add("newcomer", addr(2), join(0));
+    replay(&mut world, 500);
+    assert!(world.state(0, "newcomer").is_some(), "{}", world.picture());
 }
 
 #[test]

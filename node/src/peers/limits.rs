@@ -23,9 +23,11 @@ pub const CHALLENGE_FOR: Nanos = Nanos::from_secs(5);
 pub const HELLO_BACKOFF: (Nanos, Nanos) = (Nanos::from_millis(250), Nanos::from_secs(4));
 /// Shortest distance of two answers to one peer's hellos.
 pub const HELLO_REPLY_EVERY: Nanos = Nanos::from_millis(50);
-/// Answers to strangers, and hellos that unknown incarnations cause, in a second; as many may come at once. Guessed: a rack
-/// starting together is through in two seconds, a replay attacker gets 8 KB/s.
+/// Answers to strangers in a second, as many may come at once; and as many hellos that unknown incarnations cause. Guessed: a rack
+/// starting together is through in two seconds, a replay attacker gets 8 KB/s of each.
 pub const STRANGERS_PER_SECOND: u64 = 32;
+/// Incarnations whose hellos are told from recorded ones. Derived: each peer and three former lives of it.
+pub const GREETERS_MAX: usize = 4 * PEERS_MAX;
 /// An established peer that is silent for so long is greeted again.
 pub const GREET_AFTER_SILENCE: Nanos = Nanos::from_secs(2);
 

@@ -46,6 +46,10 @@ pub struct Peers {
     by_incarnation: BTreeMap<u64, usize>,
     strangers: VecDeque<Stranger>,
     stranger_bucket: Bucket,
+    /// Apart from the strangers': recorded datagrams of former lives cause nudges, and are without number.
+    nudge_bucket: Bucket,
+    /// Who said hello, and the highest number of its hellos; the last one to speak is at the back.
+    greeters: VecDeque<(u64, u64)>,
     own: OwnReport,
     inventory: OwnInventory,
     out: VecDeque<(SocketAddr, Vec<u8>)>,
@@ -102,6 +106,8 @@ impl Peers {
             by_incarnation: BTreeMap::new(),
             strangers: VecDeque::new(),
             stranger_bucket: Bucket::full(STRANGERS_PER_SECOND, now),
+            nudge_bucket: Bucket::full(STRANGERS_PER_SECOND, now),
+            greeters: VecDeque::new(),
             own: OwnReport::default(),
             inventory: OwnInventory::new(Vec::new()),
             out: VecDeque::new(),

@@ -1,7 +1,8 @@
 //! How two incarnations meet: a hello with a challenge, answers that echo it.
 //!
-//! Only an echo of a challenge that is open changes anything, so a recorded hello or answer has no effect. A hello costs one
-//! answer of its own length, at a bounded rate.
+//! Only an echo of a challenge that is open changes anything, so a recorded hello or answer has no effect. It proves that the
+//! address to which the challenge went leads to an incarnation; the address that it comes from proves nothing, and is not looked at. A
+//! hello costs one answer of its own length, at a bounded rate; a repeated one costs nothing.
 
 use std::net::SocketAddr;
 
@@ -10,7 +11,8 @@ use diskstream_wire::{PeerHead, PeerHello, PeerVerdict};
 
 use super::super::counters::PeerRefusal;
 use super::super::limits::{
-    GREET_AFTER_SILENCE, HELLO_BACKOFF, HELLO_REPLY_EVERY, NAME_HELD_FOR, PEERS_MAX, STRANGERS_MAX,
+    GREET_AFTER_SILENCE, GREETERS_MAX, HELLO_BACKOFF, HELLO_REPLY_EVERY, NAME_HELD_FOR, PEERS_MAX,
+    STRANGERS_MAX,
 };
 use super::super::session::{Challenge, Window};
 use super::super::status::PeerEvent;
@@ -37,10 +39,13 @@ impl Peers {
             return Err(PeerRefusal::Malformed);
         }
         self.counters.hellos_in.inc();
+        if !self.is_news(head) {
+            return Err(PeerRefusal::Replay);
+        }
         let n = self.named(name);
         let verdict = self.verdict(n, name, head.sender, from, now);
         let due = match n {
-            Some(n) if verdict == PeerVerdict::Welcome => {
+            Some(n) if verdict == PeerVerdict::Welcome && self.peers[n].addr == from => {
                 let peer = &mut self.peers[n];
                 let due = peer.replied.is_none_or(|at| now.since(at) >= HELLO_REPLY_EVERY);
                 if due {
@@ -68,7 +73,6 @@ impl Peers {
 
     pub(super) fn hello_reply(
         &mut self,
-        from: SocketAddr,
         head: &PeerHead,
         body: &[u8],
         now: Nanos,
@@ -81,22 +85,23 @@ impl Peers {
         let Some(echoed) = self.echoed(reply.echo, now) else {
             return self.late_echo(head, now);
         };
-        self.close(&echoed);
+        // Where the challenge went, and so where the incarnation is: whoever relays its answer does not take its place.
+        let at = self.close(&echoed);
         let known = self.named(name);
-        let verdict = self.verdict(known, name, head.sender, from, now);
+        let verdict = self.verdict(known, name, head.sender, at, now);
         if verdict != PeerVerdict::Welcome || reply.verdict != PeerVerdict::Welcome {
             if reply.challenge != 0 {
                 // It is to know, too, that this node lives.
-                self.hello_reply_to(from, None, head.sender, (reply.challenge, 0, verdict));
+                self.hello_reply_to(at, None, head.sender, (reply.challenge, 0, verdict));
             }
-            return Err(self.refuse(verdict, (known, name), reply.verdict, from, now));
+            return Err(self.refuse(verdict, (known, name), reply.verdict, at, now));
         }
-        let n = self.place(&echoed, known, name, from, now);
-        self.peers[n].learn(reply.login, reply.rating, from);
-        self.meet(n, head, from, now);
+        let n = self.place(&echoed, known, name, at, now);
+        self.peers[n].learn(reply.login, reply.rating, at);
+        self.meet(n, head, at, now);
         if reply.challenge != 0 {
             let answer = (reply.challenge, 0, PeerVerdict::Welcome);
-            self.hello_reply_to(from, Some(n), head.sender, answer);
+            self.hello_reply_to(at, Some(n), head.sender, answer);
         }
         if let Some(seen) = reply.seen.socket_addr() {
             self.learn_own_addr(seen, now);
@@ -118,12 +123,30 @@ impl Peers {
                     self.send_hello(n, now);
                 }
             }
-            None if self.stranger_bucket.take(now) => {
+            None if self.nudge_bucket.take(now) => {
                 let challenge = self.stranger_challenge(from, now);
-                self.hello_to(from, None, challenge);
+                self.hello_to(from, challenge);
             }
             None => self.counters.refuse(PeerRefusal::Rate),
         }
+    }
+
+    /// Whether a hello is newer than every other of its sender. One that was recorded is not, and takes nothing of what is
+    /// there for strangers: its source can be forged, its number cannot.
+    fn is_news(&mut self, head: &PeerHead) -> bool {
+        let known = self.greeters.iter().position(|(sender, _)| *sender == head.sender);
+        if let Some((_, highest)) = known.map(|n| self.greeters[n])
+            && head.sequence <= highest
+        {
+            return false;
+        }
+        match known {
+            Some(n) => _ = self.greeters.remove(n),
+            None if self.greeters.len() >= GREETERS_MAX => _ = self.greeters.pop_front(),
+            None => {}
+        }
+        self.greeters.push_back((head.sender, head.sequence));
+        true
     }
 
     /// Whether a node may be the peer of this name.
@@ -180,9 +203,11 @@ impl Peers {
         from: SocketAddr,
         now: Nanos,
     ) -> u64 {
-        let Some(n) = n else { return self.stranger_challenge(from, now) };
+        let at_home = n.filter(|&n| self.peers[n].addr == from);
+        // The challenge of a peer goes to its own address only.
+        let Some(n) = at_home else { return self.stranger_challenge(from, now) };
         let peer = &mut self.peers[n];
-        if peer.trusted && peer.incarnation() == Some(incarnation) && peer.addr == from {
+        if peer.trusted && peer.incarnation() == Some(incarnation) {
             return 0;
         }
         let random = &mut self.random;
@@ -209,10 +234,17 @@ impl Peers {
         peer.map(Echoed::Peer).or_else(|| stranger().map(Echoed::Stranger))
     }
 
-    fn close(&mut self, echoed: &Echoed) {
+    /// Closes the challenge, and says where it went.
+    fn close(&mut self, echoed: &Echoed) -> SocketAddr {
         match *echoed {
-            Echoed::Peer(n) => self.peers[n].challenge.close(),
-            Echoed::Stranger(n) => self.strangers[n].challenge.close(),
+            Echoed::Peer(n) => {
+                self.peers[n].challenge.close();
+                self.peers[n].addr
+            }
+            Echoed::Stranger(n) => {
+                self.strangers[n].challenge.close();
+                self.strangers[n].addr
+            }
         }
     }
 
@@ -235,14 +267,14 @@ impl Peers {
         echoed: &Echoed,
         known: Option<usize>,
         name: &str,
-        from: SocketAddr,
+        at: SocketAddr,
         now: Nanos,
     ) -> usize {
         let asked = match *echoed {
             Echoed::Peer(n) => Some(n),
             Echoed::Stranger(n) => {
                 self.strangers.remove(n);
-                self.peers.iter().position(|peer| peer.addr == from && peer.name.is_none())
+                self.peers.iter().position(|peer| peer.addr == at && peer.name.is_none())
             }
         };
         let asked_name = asked.map(|n| self.peers[n].name.clone());
@@ -258,29 +290,29 @@ impl Peers {
                 let n = asked.expect("it has a name or none");
                 self.peers[n].name = Some(name.to_owned());
                 if self.peers[n].configured.is_none() {
-                    self.event(PeerEvent::Joined { name: name.to_owned(), addr: from });
+                    self.event(PeerEvent::Joined { name: name.to_owned(), addr: at });
                 }
                 n
             }
             (Some(Some(expected)), _) if expected != name => {
                 let found = name.to_owned();
-                let event = PeerEvent::UnexpectedName { addr: from, expected, found };
-                self.complain(from, event, now);
-                known.unwrap_or_else(|| self.join(name, from, now))
+                let event = PeerEvent::UnexpectedName { addr: at, expected, found };
+                self.complain(at, event, now);
+                known.unwrap_or_else(|| self.join(name, at, now))
             }
             (_, Some(known)) => known,
-            (_, None) => self.join(name, from, now),
+            (_, None) => self.join(name, at, now),
         }
     }
 
-    fn join(&mut self, name: &str, from: SocketAddr, now: Nanos) -> usize {
-        self.event(PeerEvent::Joined { name: name.to_owned(), addr: from });
-        self.peers.push(Peer::new(from, Some(name.to_owned()), now));
+    fn join(&mut self, name: &str, at: SocketAddr, now: Nanos) -> usize {
+        self.event(PeerEvent::Joined { name: name.to_owned(), addr: at });
+        self.peers.push(Peer::new(at, Some(name.to_owned()), now));
         self.peers.len() - 1
     }
 
     /// An incarnation proved that it lives, and is taken for this peer.
-    fn meet(&mut self, n: usize, head: &PeerHead, from: SocketAddr, now: Nanos) {
+    fn meet(&mut self, n: usize, head: &PeerHead, at: SocketAddr, now: Nanos) {
         let old = self.peers[n].incarnation();
         let peer = &mut self.peers[n];
         let silent = peer.silent_for(now) >= GREET_AFTER_SILENCE;
@@ -303,10 +335,11 @@ impl Peers {
             self.counters.handshakes.inc();
         }
         // A node with several addresses may answer at another one than it is spoken to: that alone moves nothing.
-        if peer.addr != from && (silent || old != Some(head.sender)) {
-            let event =
-                PeerEvent::AddressChanged { name: peer.called(), from: peer.addr, to: from };
-            peer.addr = from;
+        if peer.addr != at && (silent || old != Some(head.sender)) {
+            let event = PeerEvent::AddressChanged { name: peer.called(), from: peer.addr, to: at };
+            peer.addr = at;
+            // What is open was drawn for the former address.
+            peer.challenge.close();
             self.counters.address_changes.inc();
             self.event(event);
         }

@@ -29,7 +29,7 @@ impl Peers {
         }
         match head.kind {
             PeerKind::Hello => return self.hello(from, &head, body, now),
-            PeerKind::HelloReply => return self.hello_reply(from, &head, body, now),
+            PeerKind::HelloReply => return self.hello_reply(&head, body, now),
             PeerKind::Nothing | PeerKind::Other(_) => return Err(PeerRefusal::Malformed),
             _ => {}
         }

@@ -50,13 +50,14 @@ impl Peers {
         let random = &mut self.random;
         let challenge = self.peers[n].challenge.get(now, || random.u64());
         let addr = self.peers[n].addr;
-        self.hello_to(addr, Some(n), challenge);
+        self.hello_to(addr, challenge);
     }
 
-    /// A hello to an address, whoever is there.
-    pub(super) fn hello_to(&mut self, to: SocketAddr, n: Option<usize>, challenge: u64) {
+    /// A hello to an address, whoever is there. Hellos have one row of numbers for everybody, so that a receiver can tell those
+    /// that were recorded.
+    pub(super) fn hello_to(&mut self, to: SocketAddr, challenge: u64) {
         self.counters.hellos_out.inc();
-        let head = PeerHead { kind: PeerKind::Hello, sequence: self.number(n), ..self.head() };
+        let head = PeerHead { kind: PeerKind::Hello, sequence: self.number(None), ..self.head() };
         let hello = PeerHello { challenge, ..self.own_hello(to) };
         self.send_record(to, &head, PeerHello::BYTES, |out| hello.encode(out));
     }
