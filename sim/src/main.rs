@@ -8,7 +8,7 @@ use clap::Parser;
 use diskstream_ring::clock;
 use diskstream_sim::figures::Figures;
 use diskstream_sim::planted::Planted;
-use diskstream_sim::runner::{Failures, attempt, commit, for_seeds};
+use diskstream_sim::runner::{Failures, attempt, commit, cores, for_seeds, running, set_running};
 use diskstream_sim::scenarios::{self, Cast, Scenario};
 use diskstream_sim::swarm::{self, Drawn};
 use diskstream_wire::Nanos;
@@ -29,7 +29,7 @@ struct Cli {
     /// Run drawn worlds for an hour, from a seed that is another one every time unless --first is given.
     #[arg(long, conflicts_with_all = ["seeds", "scenario", "mutations"])]
     nightly: bool,
-    /// Run this one drawn world, twice, show it, and check that both runs are alike.
+    /// Run this one seed, of drawn worlds or of --scenario, twice, show it, and check that both runs are alike.
     #[arg(long, conflicts_with_all = ["seeds", "first", "mutations", "seconds"])]
     seed: Option<u64>,
     /// Run this scenario; `all`: every one.
@@ -44,6 +44,9 @@ struct Cli {
     /// Plant each of the bugs and find a world that catches it.
     #[arg(long)]
     mutations: bool,
+    /// Run on so many threads. Default: as many as there are cores.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
     /// Figures of scenarios as JSON.
     #[arg(long, requires = "scenario")]
     json: bool,
@@ -66,6 +69,33 @@ fn main() -> ExitCode {
     if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// The command that runs a seed again as it was run now.
+fn command(scenario: Option<&str>, seed: u64, devices: Option<usize>) -> String {
+    let mut command = format!("cargo run -p diskstream-sim -- --seed {seed}");
+    if let Some(name) = scenario {
+        command.push_str(&format!(" --scenario {name}"));
+    }
+    if let Some(devices) = devices {
+        command.push_str(&format!(" --devices {devices}"));
+    }
+    command
+}
+
+/// Judges speak by panicking, and their words come with the report. In a build whose panics end the process (`--release`) the
+/// report is now or never.
+fn hush(devices: Option<usize>) {
+    std::panic::set_hook(Box::new(move |panic| {
+        if cfg!(panic = "abort") {
+            let words = panic.payload_as_str().unwrap_or("a panic without words");
+            let (scenario, seed) = running();
+            eprintln!("{} seed {seed}: {words}", scenario.unwrap_or("drawn world,"));
+            let again = command(scenario, seed, devices);
+            eprintln!("    to see it again: {again}   (commit {})", commit());
+            eprintln!("    a release build ends here; cargo run --profile sim goes on");
+        }
+    }));
+}
+
 fn list() {
     for Scenario { name, story, must, .. } in scenarios::all() {
         println!("{name}\n    {story}\n    must: {must}");
@@ -77,9 +107,7 @@ fn one(seed: u64) -> bool {
     let (first, second) = (swarm::run(seed, None), swarm::run(seed, None));
     println!("{first:?}");
     if first != second {
-        eprintln!(
-            "seed {seed}: two runs differ: {second:?}; something reads a clock, an address or a hash order"
-        );
+        eprintln!("seed {seed}: {second:?}: {UNLIKE}");
     }
     first == second
 }
@@ -92,7 +120,7 @@ fn first_line(words: &str) -> &str {
 const NIGHT: u64 = 3_600;
 
 fn many(cli: &Cli) -> bool {
-    std::panic::set_hook(Box::new(|_| {}));
+    hush(None);
     let seconds = cli.seconds.or(cli.nightly.then_some(NIGHT));
     let end = seconds.map(|seconds| clock::now() + Nanos::from_secs(seconds));
     let count = cli.seeds.unwrap_or(200);
@@ -100,7 +128,8 @@ fn many(cli: &Cli) -> bool {
     let failures = Failures::default();
     let (reads, events, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let goes_on = |seed| end.map_or(seed < first + count, |end| clock::now() < end);
-    let ran = for_seeds(first, goes_on, |seed| {
+    let ran = for_seeds(cli.threads.unwrap_or_else(cores), first, goes_on, |seed| {
+        set_running(None, seed);
         match attempt(|| swarm::run(seed, None)) {
             Ok(outcome) => {
                 reads.fetch_add(outcome.reads as u64, Relaxed);
@@ -125,10 +154,7 @@ fn many(cli: &Cli) -> bool {
     );
     for (seed, words) in failures.iter().take(20) {
         println!("seed {seed}: {}", first_line(words));
-        println!(
-            "    to see it again: cargo run -p diskstream-sim -- --seed {seed}   (commit {})",
-            commit()
-        );
+        println!("    to see it again: {}   (commit {})", command(None, *seed, None), commit());
     }
     failures.is_empty()
 }
@@ -142,7 +168,7 @@ struct Played {
 }
 
 fn stories(name: &str, cli: &Cli) -> bool {
-    std::panic::set_hook(Box::new(|_| {}));
+    hush(cli.devices);
     let chosen: Vec<&Scenario> =
         scenarios::all().filter(|s| name == "all" || s.name == name).collect();
     if chosen.is_empty() {
@@ -160,8 +186,9 @@ fn stories(name: &str, cli: &Cli) -> bool {
         for (seed, words) in p.failures.iter().take(3) {
             eprintln!("{} seed {seed}: {words}", p.name);
             eprintln!(
-                "    to see it again: cargo run -p diskstream-sim -- --scenario {} --first {seed} --seeds 1",
-                p.name
+                "    to see it again: {}   (commit {})",
+                command(Some(p.name), *seed, cli.devices),
+                commit()
             );
         }
     }
@@ -169,23 +196,32 @@ fn stories(name: &str, cli: &Cli) -> bool {
 }
 
 fn play(scenario: &'static Scenario, cli: &Cli) -> Played {
-    let seeds = cli.seeds.unwrap_or(1);
+    let first = cli.seed.unwrap_or(cli.first);
+    let seeds = if cli.seed.is_some() { 1 } else { cli.seeds.unwrap_or(1) };
     let failures = Failures::default();
     let worst = Mutex::new(Figures::default());
-    let goes_on = |seed| seed < cli.first + seeds;
-    for_seeds(cli.first, goes_on, |seed| {
+    let goes_on = |seed| seed < first + seeds;
+    let once = |seed| {
+        set_running(Some(scenario.name), seed);
         let cast = Cast { seed, devices: cli.devices, planted: None };
-        match attempt(|| (scenario.play)(cast)) {
-            Ok(figures) => {
-                let mut worst = worst.lock().expect("no holder panics");
-                *worst = worst.worse(&figures);
+        attempt(|| (scenario.play)(cast))
+    };
+    for_seeds(cli.threads.unwrap_or_else(cores), first, goes_on, |seed| match once(seed) {
+        Ok(figures) => {
+            let mut worst = worst.lock().expect("no holder panics");
+            *worst = worst.worse(&figures);
+            if cli.seed.is_some() && once(seed) != Ok(figures) {
+                failures.add(seed, UNLIKE.to_owned());
             }
-            Err(words) => failures.add(seed, words),
         }
+        Err(words) => failures.add(seed, words),
     });
     let worst = worst.into_inner().expect("no holder panicked");
     Played { name: scenario.name, seeds, worst, failures: failures.into_sorted() }
 }
+
+/// What is wrong with a world that is another one the second time.
+const UNLIKE: &str = "two runs differ; something reads a clock, an address or a hash order";
 
 fn print_table(played: &[Played]) {
     println!(
@@ -232,6 +268,12 @@ impl Played {
 }
 
 fn mutations(first: u64, count: u64) -> bool {
+    if cfg!(panic = "abort") {
+        eprintln!(
+            "a planted mistake ends a release build: use the development profile, or --profile sim"
+        );
+        return false;
+    }
     std::panic::set_hook(Box::new(|_| {}));
     let mut all = true;
     for planted in Planted::ALL {

@@ -47,6 +47,8 @@ pub struct Network {
     /// Nothing gets through to this port, anywhere.
     pub blocked_port: Option<u16>,
     random: Random,
+    /// What makes each way as long as it is.
+    salt: u64,
     /// Most datagrams that were ever on their way.
     pub peak: usize,
 }
@@ -56,6 +58,7 @@ impl Network {
     #[must_use]
     pub fn new(faults: LinkFaults, random: Random) -> Network {
         Network {
+            salt: random.clone().bits(),
             faults,
             queue: BinaryHeap::new(),
             on_the_way: HashMap::new(),
@@ -87,8 +90,18 @@ impl Network {
         }
     }
 
+    /// How much longer than the shortest the way from one host to another is.
+    fn detour(&self, from: IpAddr, to: IpAddr) -> Nanos {
+        let number = |ip: IpAddr| match ip {
+            IpAddr::V4(v4) => u64::from(v4.to_bits()),
+            IpAddr::V6(v6) => u64::try_from(v6.to_bits() & u128::from(u64::MAX)).expect("masked"),
+        };
+        let way = number(from).rotate_left(32) ^ number(to);
+        Nanos(Random::new(self.salt ^ way).below(self.faults.spread.0 + 1))
+    }
+
     /// Takes a datagram.
-    pub fn send(&mut self, now: Nanos, datagram: &Datagram) {
+    pub fn send(&mut self, now: Nanos, datagram: Datagram) {
         let faults = self.faults;
         if self.cut.contains(&(datagram.from.ip(), datagram.to.ip()))
             || self.blocked_port == Some(datagram.to.port())
@@ -97,18 +110,21 @@ impl Network {
         {
             return;
         }
-        let copies = if self.random.chance_ppm(faults.duplicate_ppm) { 2 } else { 1 };
-        for _ in 0..copies {
-            let mut datagram = datagram.clone();
-            if self.random.chance_ppm(faults.corrupt_ppm) {
-                corrupt(&mut datagram.bytes, &mut self.random);
-            }
-            let at = now + faults.delay + Nanos(self.random.below(faults.jitter.0 + 1));
-            self.queue.push(Reverse((at, self.next)));
-            self.on_the_way.insert(self.next, datagram);
-            self.next += 1;
+        if self.random.chance_ppm(faults.duplicate_ppm) {
+            self.put_on_the_way(now, datagram.clone());
         }
+        self.put_on_the_way(now, datagram);
         self.peak = self.peak.max(self.on_the_way.len());
+    }
+
+    fn put_on_the_way(&mut self, now: Nanos, mut datagram: Datagram) {
+        let faults = self.faults;
+        if self.random.chance_ppm(faults.corrupt_ppm) {
+            corrupt(&mut datagram.bytes, &mut self.random);
+        }
+        let detour = self.detour(datagram.from.ip(), datagram.to.ip());
+        let at = now + faults.delay + detour + Nanos(self.random.below(faults.jitter.0 + 1));
+        self.hold(datagram, at);
     }
 
     /// Delivers a datagram later: its receiver is not looking.

@@ -15,6 +15,8 @@ pub struct LinkFaults {
     pub delay: Nanos,
     /// And up to this much longer, drawn for each: reorders.
     pub jitter: Nanos,
+    /// And up to this much longer, always the same for the way from one host to another: no two links are alike.
+    pub spread: Nanos,
 }
 
 /// Faults of a disk.
@@ -95,6 +97,8 @@ pub struct Options {
     pub forgeries_per_second: u64,
     /// Longest delay between shards of a node.
     pub shard_delay: Nanos,
+    /// Devices are switched on within this time.
+    pub boot_spread: Nanos,
 }
 
 impl Default for Options {
@@ -124,6 +128,7 @@ impl Default for Options {
             bad_node: None,
             forgeries_per_second: 0,
             shard_delay: Nanos::from_micros(50),
+            boot_spread: Nanos::ZERO,
         }
     }
 }
@@ -132,7 +137,8 @@ impl Options {
     /// The same world without faults: what liveness is judged in.
     #[must_use]
     pub fn healed(&self) -> (LinkFaults, DiskFaults) {
-        let link = LinkFaults { delay: self.link.delay, ..LinkFaults::default() };
+        let LinkFaults { delay, spread, .. } = self.link;
+        let link = LinkFaults { delay, spread, ..LinkFaults::default() };
         (link, DiskFaults { latency: self.disk.latency, ..DiskFaults::default() })
     }
 

@@ -1,7 +1,23 @@
 //! Many worlds on many threads, and what failed in words.
 
+use std::cell::Cell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+thread_local! {
+    static RUNNING: Cell<(Option<&'static str>, u64)> = const { Cell::new((None, 0)) };
+}
+
+/// Notes what this thread is about to run: a scenario or a drawn world, and its seed.
+pub fn set_running(scenario: Option<&'static str>, seed: u64) {
+    RUNNING.set((scenario, seed));
+}
+
+/// What this thread runs.
+#[must_use]
+pub fn running() -> (Option<&'static str>, u64) {
+    RUNNING.get()
+}
 
 /// Runs a world; its failure as text.
 ///
@@ -17,15 +33,21 @@ pub fn attempt<T>(world: impl FnOnce() -> T + std::panic::UnwindSafe) -> Result<
     })
 }
 
-/// Calls `job` for each seed from `first`, on as many threads as there are cores, until it is told to stop. Gives how many.
+/// As many threads as there are cores.
+#[must_use]
+pub fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Calls `job` for each seed from `first`, on so many threads, until it is told to stop. Gives how many.
 pub fn for_seeds(
+    threads: usize,
     first: u64,
     goes_on: impl Fn(u64) -> bool + Sync,
     job: impl Fn(u64) + Sync,
 ) -> u64 {
     let next = AtomicU64::new(first);
     let done = AtomicU64::new(0);
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {

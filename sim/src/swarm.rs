@@ -163,6 +163,7 @@ fn draw_options(quiet: bool, r: &mut Random) -> Options {
         corrupt_ppm: ppm(&[0, 0, 1_000, 30_000]),
         delay: Nanos::from_micros(r.between(20, 2_000)),
         jitter: Nanos::from_micros(*r.pick(&[0, 50, 1_000, 20_000])),
+        spread: Nanos::ZERO,
     };
     let disk = DiskFaults {
         latency: Nanos::from_micros(*r.pick(&[100, 2_000, 30_000])),
@@ -204,6 +205,7 @@ fn draw_options(quiet: bool, r: &mut Random) -> Options {
         bad_node,
         forgeries_per_second: *r.pick(&[0, 200, 2_000]),
         shard_delay: Nanos::from_micros(*r.pick(&[0, 100, 5_000])),
+        boot_spread: Nanos::ZERO,
     }
 }
 

@@ -29,6 +29,8 @@ use crate::schedule::Schedule;
 
 /// When every world begins.
 pub const BEGIN: Nanos = Nanos::from_secs(100);
+/// Bytes of each datagram that are digested: every message's fixed part.
+const DIGESTED_BYTES: usize = 128;
 /// How often sessions are counted for their peak.
 const SAMPLE_EVERY: Nanos = Nanos::from_millis(10);
 
@@ -71,6 +73,7 @@ pub struct World {
     /// Moves since the last mark.
     pub moves: Vec<SeenMove>,
     farm: Arc<Farm>,
+    farm_key: [u8; 32],
     random: Random,
     network: Network,
     nodes: Vec<Option<SimNode>>,
@@ -106,7 +109,12 @@ impl World {
             let mut known = vec![contents[vdisk].clone()];
             known.extend(odd.clone().filter(|_| vdisk == 0));
             let servers = servers(d, options.nodes);
-            SimDevice::start(d, &options, servers, known, BEGIN, &mut random)
+            let begin = if options.boot_spread == Nanos::ZERO {
+                BEGIN
+            } else {
+                BEGIN + Nanos(random.below(options.boot_spread.0))
+            };
+            SimDevice::start(d, &options, servers, known, begin, &mut random)
         });
         let devices: Vec<SimDevice> = devices.collect();
         let hostile = Hostile::new(&options, Random::new(random.bits()));
@@ -120,6 +128,7 @@ impl World {
             plan: Plan::default(),
             moves: Vec::new(),
             farm: Arc::new(farm),
+            farm_key,
             random,
             network,
             nodes: (0..nodes).map(|_| None).collect(),
@@ -309,14 +318,21 @@ impl World {
                 self.judges[node].node_sends(&datagram);
             }
             self.hostile.overhear(self.now, &datagram, node.is_some());
-            for chunk in datagram.bytes.chunks(8) {
-                let word = chunk.iter().fold(0u64, |word, &byte| word << 8 | u64::from(byte));
-                self.outcome.digest =
-                    (self.outcome.digest ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(7);
-            }
-            self.network.send(self.now, &datagram);
+            self.digest(&datagram);
+            self.network.send(self.now, datagram);
         }
         self.sent = sent;
+    }
+
+    /// Counts a datagram into the digest: its head, where the sums of what follows stand, and its length.
+    fn digest(&mut self, datagram: &Datagram) {
+        let head = &datagram.bytes[..datagram.bytes.len().min(DIGESTED_BYTES)];
+        let words = head.chunks(8);
+        let words = words.map(|c| c.iter().fold(0u64, |word, &byte| word << 8 | u64::from(byte)));
+        for word in words.chain([datagram.bytes.len() as u64]) {
+            self.outcome.digest =
+                (self.outcome.digest ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(7);
+        }
     }
 
     /// What is looked at now and then: silent nodes, and how many sessions there are.
@@ -407,7 +423,8 @@ impl World {
         let started = SimNode::start(spec, &self.options, &self.farm, self.now, &mut self.random);
         self.nodes[node] = Some(started);
         self.drains[node] = None;
-        let bad = spec.disk.lost || self.options.bad_node == Some(node);
+        let stranger = spec.farm_key != self.farm_key;
+        let bad = spec.disk.lost || stranger || self.options.bad_node == Some(node);
         if self.now > BEGIN {
             self.causes.node(node, bad, self.now);
         }

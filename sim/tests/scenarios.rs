@@ -30,6 +30,7 @@ stories! {
     node_paused_10s
     one_way_cut_to_node
     one_way_cut_to_devices
+    cut
     partition
     peers_partition_heals
     partition_splits_devices
@@ -55,4 +56,19 @@ stories! {
     only_a_stranger
     peer_takes_address
     forgeries
+}
+
+/// What a seed decides: not one figure alone differs between seeds, and the same seed gives the same run.
+#[test]
+fn seeds_of_a_story_are_different_runs() {
+    let kill = scenarios::find("kill").expect("a scenario of this name");
+    let play = |seed| (kill.play)(Cast { seed, devices: Some(8), planted: None });
+    let figures: Vec<_> = (1..=8).map(play).collect();
+    for (n, one) in figures.iter().enumerate() {
+        for other in &figures[n + 1..] {
+            assert_ne!(one.reads, other.reads);
+            assert!((one.stall_ms_max - other.stall_ms_max).abs() > 0.0);
+        }
+    }
+    assert_eq!(figures[0], play(1));
 }

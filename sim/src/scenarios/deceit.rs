@@ -2,11 +2,13 @@
 
 use diskstream_wire::Nanos;
 
-use super::{Bounds, Cast, DONE, Scenario, UNDISTURBED};
+use super::{Bounds, Cast, DONE, Scenario, UNDISTURBED, millis, one_of_two, three};
 use crate::faults::Fault;
-use crate::figures::Figures;
+use crate::figures::{Figures, ms};
 use crate::hosts::node_login;
 use crate::options::Options;
+use crate::random::Random;
+use crate::world::World;
 
 /// See the table's texts.
 pub const ALL: &[Scenario] = &[
@@ -81,11 +83,13 @@ fn small_cache() -> Options {
 
 fn lost_store(cast: Cast) -> Figures {
     let mut world = cast.warm(small_cache());
-    world.befall(Fault::Lose { node: 0, lost: true });
-    world.run_for(Nanos::from_secs(10));
+    let r = &mut cast.draw();
+    let node = r.index(2);
+    world.befall(Fault::Lose { node, lost: true });
+    world.run_for(millis(r, 5_000, 15_000));
     let figures = MOVES.judge(&world);
     assert!(figures.moves > 0, "judge of moves: nobody left the node without a store");
-    world.befall(Fault::Lose { node: 0, lost: false });
+    world.befall(Fault::Lose { node, lost: false });
     world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
     MOVES.judge(&world)
@@ -97,10 +101,11 @@ fn lost_store_everywhere(cast: Cast) -> Figures {
         world.befall(Fault::Lose { node, lost: true });
     }
     world.devices.iter_mut().for_each(|d| d.errors_allowed = true);
-    world.run_for(Nanos::from_secs(3));
+    let r = &mut cast.draw();
+    world.run_for(millis(r, 2_000, 4_000));
     let failed = world.figures().reads_failed;
     assert!(failed > 0, "judge of stories: no read failed, and no node can read");
-    world.befall(Fault::Lose { node: 1, lost: false });
+    world.befall(Fault::Lose { node: r.index(2), lost: false });
     // What was refused everywhere before may still be told.
     world.run_for(Nanos::from_secs(2));
     world.devices.iter_mut().for_each(|d| d.errors_allowed = false);
@@ -109,31 +114,48 @@ fn lost_store_everywhere(cast: Cast) -> Figures {
     Bounds { moves_each: 40, stall_ms: 2_000.0, ..MOVES }.judge(&world)
 }
 
+/// Wall clocks of two nodes that are so many hours apart, and which of them is ahead.
+fn apart(r: &mut Random, first: u64, last: u64) -> (Vec<i64>, usize) {
+    let half = i64::try_from(r.between(first * 3_600, last * 3_600) / 2).expect("some hours");
+    let [ahead, behind] = one_of_two(r);
+    let mut clocks = vec![0; 2];
+    (clocks[ahead], clocks[behind]) = (half, -half);
+    (clocks, ahead)
+}
+
 fn clock_skew(cast: Cast) -> Figures {
-    let mut world = cast.warm(Options { clocks_s: vec![36_000, -36_000], ..Options::default() });
-    world.drain(0, Nanos::from_secs(2));
-    world.run_for(Nanos::from_secs(20));
-    world.crash(1);
+    let r = &mut cast.draw();
+    let (clocks_s, _) = apart(r, 1, 23);
+    let mut world = cast.warm(Options { clocks_s, ..Options::default() });
+    let [stops, dies] = one_of_two(r);
+    world.drain(stops, millis(r, 1_000, 3_000));
+    world.run_for(millis(r, 18_000, 24_000));
+    world.crash(dies);
     world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
     Bounds { moves_each: 2, ..MOVES }.judge(&world)
 }
 
 fn clock_skew_beyond(cast: Cast) -> Figures {
-    let mut world = cast.warm(Options { clocks_s: vec![108_000, -108_000], ..Options::default() });
-    world.crash(0);
+    let r = &mut cast.draw();
+    let (clocks_s, ahead) = apart(r, 50, 100);
+    let mut world = cast.warm(Options { clocks_s, ..Options::default() });
+    world.crash(ahead);
     world.run_for(Nanos::from_secs(8));
     world.finish(DONE);
     Bounds { stall_ms: 3_000.0, ..MOVES }.judge(&world)
 }
 
 fn byte_differs(cast: Cast) -> Figures {
-    let mut world = cast.warm(Options { nodes: 3, odd_node: Some(1), ..Options::default() });
-    world.crash(0);
-    world.run_for(Nanos::from_secs(5));
-    world.start(0);
-    world.run_for(Nanos::from_secs(5));
-    world.crash(2);
+    let r = &mut cast.draw();
+    let [odd, first, second] = three(r);
+    let mut world = cast.warm(Options { nodes: 3, odd_node: Some(odd), ..Options::default() });
+    world.crash(first);
+    world.run_for(millis(r, 2_000, 8_000));
+    world.start(first);
+    // A patient search looks for a standby each second and a half, and the node must be known to be up again.
+    world.run_for(millis(r, 5_000, 9_000));
+    world.crash(second);
     world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
     // A device that reads from a node must hold that node's content: the devices judge bytes, here the place is judged.
@@ -154,61 +176,75 @@ fn byte_differs(cast: Cast) -> Figures {
 }
 
 fn byte_differs_alone(cast: Cast) -> Figures {
-    let mut world = cast.warm(Options { odd_node: Some(1), ..Options::default() });
-    world.crash(0);
-    world.run_for(Nanos::from_secs(5));
-    world.start(0);
+    let r = &mut cast.draw();
+    let [odd, node] = one_of_two(r);
+    let mut world = cast.warm(Options { odd_node: Some(odd), ..Options::default() });
+    world.crash(node);
+    let away = millis(r, 3_000, 7_000);
+    world.run_for(away);
+    world.start(node);
     world.run_for(Nanos::from_secs(3));
     world.finish(DONE);
     let astray = world.moves.iter().find(|m| m.moved.from != m.moved.to);
     assert!(astray.is_none(), "judge of bytes: to a node of another content: {astray:?}");
-    Bounds { stall_ms: 8_000.0, ..MOVES }.judge(&world)
+    Bounds { stall_ms: ms(away) + 3_000.0, ..MOVES }.judge(&world)
+}
+
+/// A node of another farm, with an image that no device knows: one that opens it is a judge's case.
+fn estrange(world: &mut World, node: usize, r: &mut Random) {
+    let spec = &mut world.specs[node];
+    spec.contents[0] = spec.contents[0].with_one_byte_changed(r);
+    spec.farm_key = [0x66; 32];
 }
 
 fn stranger_takes_address(cast: Cast) -> Figures {
+    let r = &mut cast.draw();
     let mut world = cast.warm(Options::default());
-    world.crash(0);
-    world.run_for(Nanos::from_millis(50));
-    // Another key, and an image that no device knows: one that opens it is a judge's case.
-    let mut random = crate::random::Random::new(cast.seed);
-    world.specs[0].contents[0] = world.specs[0].contents[0].with_one_byte_changed(&mut random);
-    world.specs[0].farm_key = [0x66; 32];
-    world.start(0);
+    let node = r.index(2);
+    world.crash(node);
+    world.run_for(millis(r, 1, 400));
+    estrange(&mut world, node, r);
+    world.start(node);
     world.run_for(Nanos::from_secs(20));
     world.finish(DONE);
     MOVES.judge(&world)
 }
 
 fn only_a_stranger(cast: Cast) -> Figures {
+    let r = &mut cast.draw();
     let mut world = cast.warm(Options::default());
-    world.crash(0);
-    world.crash(1);
-    let mut random = crate::random::Random::new(cast.seed);
-    world.specs[0].contents[0] = world.specs[0].contents[0].with_one_byte_changed(&mut random);
-    world.specs[0].farm_key = [0x66; 32];
-    world.start(0);
-    world.run_for(Nanos::from_secs(5));
-    let astray = world.moves.iter().find(|m| m.moved.to == node_login(0));
+    let [stranger, other] = one_of_two(r);
+    world.crash(stranger);
+    world.crash(other);
+    world.run_for(Nanos(r.below(2) * r.below(1_000_000_000)));
+    estrange(&mut world, stranger, r);
+    world.start(stranger);
+    let away = millis(r, 3_000, 7_000);
+    world.run_for(away);
+    let astray = world.moves.iter().find(|m| m.moved.to == node_login(stranger));
     assert!(astray.is_none(), "judge of bytes: a device went on at a stranger: {astray:?}");
     world.mark();
-    world.start(1);
+    world.start(other);
     world.run_for(Nanos::from_secs(8));
     world.finish(DONE);
-    let figures = Bounds { stall_ms: 9_000.0, moves_each: 2, ..MOVES }.judge(&world);
+    let figures = Bounds { stall_ms: ms(away) + 4_000.0, moves_each: 2, ..MOVES }.judge(&world);
     assert!(figures.all_reading_ms <= 3_000.0, "judge of stories: too late: {figures:?}");
     figures
 }
 
 fn peer_takes_address(cast: Cast) -> Figures {
     let mut world = cast.warm(Options { nodes: 3, ..Options::default() });
-    world.crash(2);
-    world.run_for(Nanos::from_secs(3));
-    world.crash(0);
-    world.run_for(Nanos::from_secs(2));
-    world.specs[0].identity = 2;
-    world.start(0);
-    world.run_for(Nanos::from_secs(5));
-    world.crash(1);
+    let r = &mut cast.draw();
+    let [place, other, taker] = three(r);
+    world.crash(taker);
+    world.run_for(millis(r, 2_000, 5_000));
+    world.crash(place);
+    world.run_for(millis(r, 1_000, 4_000));
+    world.specs[place].identity = taker;
+    world.start(place);
+    // The other one has learned where its peer is now, and devices have a standby again.
+    world.run_for(millis(r, 5_000, 9_000));
+    world.crash(other);
     world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
     Bounds { moves_each: 3, ..MOVES }.judge(&world)

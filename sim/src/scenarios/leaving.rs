@@ -2,7 +2,7 @@
 
 use diskstream_wire::Nanos;
 
-use super::{Bounds, Cast, DONE, Scenario};
+use super::{Bounds, Cast, DONE, Scenario, millis, three};
 use crate::figures::Figures;
 use crate::hosts::node_login;
 use crate::options::{Options, Workload};
@@ -60,8 +60,9 @@ fn notice_port_blocked(cast: Cast) -> Figures {
 
 fn stop(cast: Cast, notice_port_blocked: bool) -> Figures {
     let mut world = cast.warm(Options { notice_port_blocked, ..Options::default() });
-    world.drain(0, Nanos::NEVER);
-    let ended = world.run_while(Nanos::from_secs(10), |w| w.runs(0));
+    let node = cast.draw().index(2);
+    world.drain(node, Nanos::NEVER);
+    let ended = world.run_while(Nanos::from_secs(10), |w| w.runs(node));
     assert!(ended, "judge of stories: the node does not end\n{}", world.describe());
     let moved = world.moves.len();
     world.run_for(Nanos::from_secs(3));
@@ -77,8 +78,9 @@ fn stop_idle_blocked(cast: Cast) -> Figures {
         workload: Workload::Open { every: Nanos::from_secs(3_600), units_max: 1 },
         ..Options::default()
     });
-    world.drain(0, Nanos::NEVER);
-    let ended = world.run_while(Nanos::from_secs(5), |w| w.runs(0));
+    let node = cast.draw().index(2);
+    world.drain(node, Nanos::NEVER);
+    let ended = world.run_while(Nanos::from_secs(5), |w| w.runs(node));
     assert!(ended, "judge of stories: the node does not end\n{}", world.describe());
     let left = world.moves.len();
     world.run_for(Nanos::from_secs(60));
@@ -90,8 +92,10 @@ fn stop_idle_blocked(cast: Cast) -> Figures {
 
 fn maintenance(cast: Cast) -> Figures {
     let mut world = cast.warm(Options { nodes: 3, ..Options::default() });
-    world.maintain(0);
-    let serving = |w: &crate::world::World| w.node(0).map_or(0, |n| n.roles().0);
+    let r = &mut cast.draw();
+    let node = r.index(3);
+    world.maintain(node);
+    let serving = |w: &crate::world::World| w.node(node).map_or(0, |n| n.roles().0);
     let emptied = world.run_while(Nanos::from_secs(5), |w| serving(w) > 0);
     assert!(
         emptied,
@@ -99,9 +103,9 @@ fn maintenance(cast: Cast) -> Figures {
         serving(&world),
         world.describe()
     );
-    world.run_for(Nanos::from_secs(20));
+    world.run_for(millis(r, 15_000, 25_000));
     assert_eq!(serving(&world), 0, "judge of moves: devices went to a node in maintenance");
-    world.resume(0);
+    world.resume(node);
     let moved = world.moves.len();
     world.run_for(Nanos::from_secs(40));
     assert_eq!(world.moves.len(), moved, "judge of moves: somebody moved back");
@@ -111,14 +115,16 @@ fn maintenance(cast: Cast) -> Figures {
 
 fn two_leave(cast: Cast) -> Figures {
     let mut world = cast.warm(Options { nodes: 3, ..Options::default() });
-    world.maintain(1);
+    let r = &mut cast.draw();
+    let [stops, rests, _] = three(r);
+    world.maintain(rests);
     // Before anybody can have another standby.
-    world.run_for(Nanos::from_millis(20));
-    world.drain(0, Nanos::NEVER);
+    world.run_for(millis(r, 5, 30));
+    world.drain(stops, Nanos::NEVER);
     world.run_for(Nanos::from_secs(10));
-    // Twenty milliseconds later the maintenance is known: whoever is moved by the second notice goes to node 2.
+    // Twenty milliseconds later the maintenance is known: whoever is moved by the second notice goes to the third.
     let known = world.moves.first().map_or(world.now, |m| m.moved.at + Nanos::from_millis(40));
-    let astray = world.moves.iter().find(|m| m.moved.to == node_login(1) && m.moved.at > known);
+    let astray = world.moves.iter().find(|m| m.moved.to == node_login(rests) && m.moved.at > known);
     assert!(astray.is_none(), "judge of moves: to a node that is leaving: {astray:?}");
     world.finish(DONE);
     Bounds { moves_each: 2, ..GRACEFUL }.judge(&world)
@@ -126,12 +132,13 @@ fn two_leave(cast: Cast) -> Figures {
 
 fn rolling_restart(cast: Cast) -> Figures {
     let mut world = cast.warm(Options { nodes: 3, ..Options::default() });
-    for node in 0..3 {
-        world.drain(node, Nanos::from_secs(5));
+    let r = &mut cast.draw();
+    for node in three(r) {
+        world.drain(node, millis(r, 3_000, 8_000));
         let ended = world.run_while(Nanos::from_secs(16), |w| w.runs(node));
         assert!(ended, "judge of stories: node {node} does not end\n{}", world.describe());
         // The operator waits until it is back, and a while.
-        world.run_for(Nanos::from_secs(15));
+        world.run_for(millis(r, 13_000, 18_000));
     }
     world.finish(DONE);
     Bounds { moves_each: 3, ..GRACEFUL }.judge(&world)

@@ -3,7 +3,7 @@
 use diskstream_node::view::PeerState;
 use diskstream_wire::Nanos;
 
-use super::{Bounds, Cast, DONE, Scenario, lossy};
+use super::{Bounds, Cast, DONE, Scenario, lossy, millis, one_of_two};
 use crate::figures::Figures;
 use crate::hosts::{device_ip, node_ip};
 use crate::options::{Options, Workload};
@@ -48,6 +48,12 @@ pub const ALL: &[Scenario] = &[
         play: one_way_cut_to_devices,
     },
     Scenario {
+        name: "cut",
+        story: "nothing gets through between the devices and a node, either way",
+        must: "devices move, no read waits longer than 250 ms",
+        play: cut,
+    },
+    Scenario {
         name: "partition",
         story: "the nodes do not see each other, the devices see both",
         must: "no device notices",
@@ -84,7 +90,7 @@ const SILENT: Bounds = Bounds { stall_ms: 250.0, moves_each: 1, hedged_ppm: 1_00
 
 fn kill(cast: Cast) -> Figures {
     let mut world = cast.warm(Options::default());
-    world.crash(0);
+    world.crash(cast.draw().index(2));
     world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
     // The dead node's sessions are gone with it, and standbys that were promoted are load now.
@@ -95,18 +101,19 @@ fn kill(cast: Cast) -> Figures {
 
 fn kill_lossy(cast: Cast) -> Figures {
     let mut world = cast.warm(lossy());
-    world.crash(0);
+    world.crash(cast.draw().index(2));
     world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
     Bounds { stall_ms: 500.0, ..SILENT }.judge(&world)
 }
 
 fn kill_mid_boot(cast: Cast) -> Figures {
-    let mut world = cast.cold(Options { devices: 60, ..Options::default() });
-    // A moment drawn from the login's own duration: some devices are in, some half, some not.
-    let moment = Nanos::from_micros(200 + cast.seed.wrapping_mul(1_777) % 40_000);
-    world.run_for(moment);
-    world.crash(0);
+    let r = &mut cast.draw();
+    // Some devices are in, some half, some not.
+    let boot_spread = millis(r, 1, 2_000);
+    let mut world = cast.cold(Options { devices: 60, boot_spread, ..Options::default() });
+    world.run_for(Nanos(r.below(boot_spread.0)) + millis(r, 0, 40));
+    world.crash(r.index(2));
     world.mark();
     world.run_for(Nanos::from_secs(8));
     world.finish(DONE);
@@ -117,10 +124,12 @@ fn kill_mid_boot(cast: Cast) -> Figures {
 
 fn node_paused_10s(cast: Cast) -> Figures {
     let mut world = cast.warm(Options::default());
-    world.pause(0, Nanos::from_secs(10));
-    world.run_for(Nanos::from_secs(20));
+    let r = &mut cast.draw();
+    let [hit, other] = one_of_two(r);
+    world.pause(hit, millis(r, 9_000, 11_000));
+    world.run_for(millis(r, 18_000, 24_000));
     // The one that was paused serves again when the other goes.
-    world.crash(1);
+    world.crash(other);
     world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
     Bounds { moves_each: 2, ..SILENT }.judge(&world)
@@ -134,13 +143,19 @@ fn one_way_cut_to_devices(cast: Cast) -> Figures {
     cut_off(cast, false, true)
 }
 
+fn cut(cast: Cast) -> Figures {
+    cut_off(cast, true, true)
+}
+
 fn cut_off(cast: Cast, to_node: bool, to_devices: bool) -> Figures {
     let mut world = cast.warm(Options::default());
-    world.cut_off(0, to_node, to_devices, true);
-    world.run_for(Nanos::from_secs(8));
+    let r = &mut cast.draw();
+    let node = r.index(2);
+    world.cut_off(node, to_node, to_devices, true);
+    world.run_for(millis(r, 3_000, 12_000));
     let figures = SILENT.judge(&world);
     assert!(figures.devices_moved > 0, "judge of stories: nobody moved: {figures:?}");
-    world.cut_off(0, to_node, to_devices, false);
+    world.cut_off(node, to_node, to_devices, false);
     world.run_for(Nanos::from_secs(12));
     world.finish(DONE);
     SILENT.judge(&world)
@@ -151,7 +166,7 @@ fn partition(cast: Cast) -> Figures {
     let (a, b) = (node_ip(0), node_ip(1));
     world.cut(a, b, true);
     world.cut(b, a, true);
-    world.run_for(Nanos::from_secs(15));
+    world.run_for(millis(&mut cast.draw(), 12_000, 18_000));
     for (node, other) in [(0, 1), (1, 0)] {
         let seen = world.sees(node, other);
         assert_ne!(seen, Some(PeerState::Up), "judge of peers: {node} sees {other} through a wall");
@@ -175,7 +190,7 @@ fn peers_partition_heals(cast: Cast) -> Figures {
         }
     };
     split(&mut world, true);
-    world.run_for(Nanos::from_secs(30));
+    world.run_for(millis(&mut cast.draw(), 25_000, 35_000));
     // Each side is whole, and has given up the other.
     for (a, b) in [(0, 1), (2, 3), (4, 2)] {
         assert_eq!(world.sees(a, b), Some(PeerState::Up), "judge of peers: {a} and {b}");
@@ -213,7 +228,7 @@ fn partition_splits_devices(cast: Cast) -> Figures {
         }
     };
     split(&mut world, true);
-    world.run_for(Nanos::from_secs(10));
+    world.run_for(millis(&mut cast.draw(), 3_000, 14_000));
     split(&mut world, false);
     let moved = world.moves.len();
     world.run_for(Nanos::from_secs(20));
@@ -229,26 +244,34 @@ fn all_nodes_gone(cast: Cast) -> Figures {
         workload: Workload::Open { every, units_max: 2 },
         ..Options::default()
     });
-    world.crash(0);
-    world.crash(1);
-    world.run_for(Nanos::from_secs(30));
+    let r = &mut cast.draw();
+    // Together or one shortly after the other; back within a second of each other.
+    for node in one_of_two(r) {
+        world.crash(node);
+        world.run_for(Nanos(r.below(2) * r.below(2_000_000_000)));
+    }
+    world.run_for(millis(r, 25_000, 35_000));
     world.mark();
-    world.start(0);
-    world.start(1);
+    for node in one_of_two(r) {
+        world.start(node);
+        world.run_for(Nanos(r.below(2) * r.below(1_000_000_000)));
+    }
     world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
-    let figures = Bounds { stall_ms: 34_000.0, moves_each: 2, hedged_ppm: 1_000_000 }.judge(&world);
+    let figures = Bounds { stall_ms: 41_000.0, moves_each: 2, hedged_ppm: 1_000_000 }.judge(&world);
     assert!(figures.all_reading_ms <= 3_000.0, "judge of stories: too late: {figures:?}");
     figures
 }
 
 fn returns(cast: Cast) -> Figures {
     let mut world = cast.warm(Options { devices: 60, ..Options::default() });
-    world.crash(0);
-    world.run_for(Nanos::from_secs(20));
+    let r = &mut cast.draw();
+    let node = r.index(2);
+    world.crash(node);
+    world.run_for(millis(r, 5_000, 25_000));
     SILENT.judge(&world);
     let moved = world.moves.len();
-    world.start(0);
+    world.start(node);
     world.run_for(Nanos::from_secs(40));
     assert_eq!(world.moves.len(), moved, "judge of moves: somebody moved back");
     world.finish(DONE);

@@ -1,5 +1,8 @@
 //! Named stories, each with an outcome that must be: `cargo run -p diskstream-sim -- --scenario NAME`.
 //!
+//! A seed decides which node is hit and when, how long what befalls it lasts, how long each link is, and when each device was
+//! switched on: a thousand seeds of a story are a thousand different runs of it.
+//!
 //! Every device reads all the time at planned moments (an open loop), so that a stall hides no read. In all of them, bytes are
 //! compared, no read may fail unless the story says so, and every judge of the swarm sits too. The bounds are the issue's
 //! "must" column or tighter; what was measured stands in `docs/failover.md`.
@@ -14,6 +17,7 @@ use diskstream_wire::Nanos;
 use crate::figures::Figures;
 use crate::options::{LinkFaults, Options, Workload};
 use crate::planted::Planted;
+use crate::random::Random;
 use crate::world::World;
 
 /// A story.
@@ -40,23 +44,72 @@ pub struct Cast {
 }
 
 impl Cast {
+    /// What the seed decides about the story: which node is hit, for how long. The world draws from another sequence.
+    fn draw(self) -> Random {
+        Random::new(self.seed ^ 0x0005_7041_e5ee_d000)
+    }
+
     /// A world with these options, all devices in and warm. Measured from then on.
-    fn warm(self, options: Options) -> World {
+    ///
+    /// Devices are switched on within a time that is drawn, and the story begins at a moment that is: mostly within the second
+    /// after the third, but now and then anywhere between two checks of a standby.
+    fn warm(self, mut options: Options) -> World {
+        let r = &mut Random::new(self.seed ^ 0x000a_11f0_0d00_0000);
+        options.boot_spread = Nanos::from_millis(r.between(1, 3_000));
         let mut world = self.cold(options);
         world.open_all(Nanos::from_secs(20));
-        world.run_for(WARM);
+        let rest = if r.below(4) == 0 { 11_000 } else { 1_000 };
+        world.run_for(WARM + Nanos::from_micros(r.below(1_000 * rest)));
         world.mark();
         world
     }
 
-    /// A world with these options, about to begin.
+    /// A world with these options, about to begin. What no story depends on is drawn.
     fn cold(self, mut options: Options) -> World {
+        vary(&mut options, &mut Random::new(self.seed ^ 0x00c0_1d00_0000_0000));
         options.devices = self.devices.unwrap_or(options.devices);
         // One shard may get them all: room is no part of these stories.
         let devices = u32::try_from(options.devices).expect("fewer devices than addresses");
         options.sessions_max = options.sessions_max.max(2 * devices);
         World::new(options, self.seed, self.planted)
     }
+}
+
+/// Draws links, disks, cores and paces within bounds that keep every story what it is.
+fn vary(options: &mut Options, r: &mut Random) {
+    let micros = |r: &mut Random, first, last| Nanos::from_micros(r.between(first, last));
+    let link = &mut options.link;
+    // A jitter of milliseconds is the story itself.
+    let bad = link.jitter >= Nanos::from_millis(1);
+    link.delay = micros(r, 20, 400);
+    link.spread = micros(r, 0, 300);
+    if !bad {
+        link.jitter = micros(r, 0, 300);
+    }
+    options.disk.latency = micros(r, 100, 2_000);
+    options.shard_delay = micros(r, 0, 200);
+    options.shards = r.index(3) + 1;
+    if let Workload::Open { every, .. } = &mut options.workload {
+        *every = Nanos(every.0 / 100 * r.between(80, 125));
+    }
+}
+
+/// One of two nodes, and the other.
+fn one_of_two(r: &mut Random) -> [usize; 2] {
+    let hit = r.index(2);
+    [hit, 1 - hit]
+}
+
+/// Nodes 0 to 2 in any order.
+fn three(r: &mut Random) -> [usize; 3] {
+    let first = r.index(3);
+    let turn = r.index(2) + 1;
+    [first, (first + turn) % 3, (first + 2 * turn) % 3]
+}
+
+/// A time from `first` to `last` milliseconds, to the microsecond.
+fn millis(r: &mut Random, first: u64, last: u64) -> Nanos {
+    Nanos::from_micros(r.between(first * 1_000, last * 1_000))
 }
 
 /// Devices read for so long before a story begins: standbys are opened, round trips known.
