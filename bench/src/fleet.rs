@@ -168,6 +168,8 @@ pub struct DevicesConfig {
     pub mtu: u16,
     /// Bytes of a request on the wire; none: the device's own default.
     pub request_bytes: Option<u32>,
+    /// Each device has a notice socket of its own, as real ones do; else they share one, which takes half of the sockets.
+    pub own_notice_ports: bool,
 }
 
 impl Devices {
@@ -178,7 +180,9 @@ impl Devices {
     pub fn log_in(config: &DevicesConfig, random: &mut Random) -> anyhow::Result<Devices> {
         let devices = u16::try_from(config.devices).context("more devices than sockets")?;
         let mut fleet = Fleet::new(&FleetConfig {
-            sockets: devices.saturating_add(2),
+            sockets: devices
+                .saturating_mul(if config.own_notice_ports { 2 } else { 1 })
+                .saturating_add(2),
             // A whole train each. Measured: with 256 for 1,000 devices a burst at a node's end finds none 60,000 times, and
             // the loop re-arms receives instead of reading them.
             receive_buffers: devices
@@ -186,7 +190,7 @@ impl Devices {
                 .clamp(256, RECEIVE_BUFFERS_MAX)
                 .next_power_of_two(),
             sends: devices.clamp(64, 1024),
-            shared_notices: true,
+            shared_notices: !config.own_notice_ports,
             ..FleetConfig::default()
         })?;
         for index in 0..devices {

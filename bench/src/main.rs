@@ -7,6 +7,7 @@
 
 mod failover;
 mod fleet;
+mod forge;
 mod image;
 mod net;
 mod node_process;
@@ -43,6 +44,9 @@ enum Command {
     /// Join the namespaces of a run of `failover`; started by it.
     #[command(hide = true)]
     LanRelay(net::relay::LanRelayArgs),
+    /// Be the stranger of a run of `failover --forged`; started by it.
+    #[command(hide = true)]
+    LanForge,
 }
 
 fn main() -> ExitCode {
@@ -52,6 +56,7 @@ fn main() -> ExitCode {
         Command::FailoverTable(args) => failover::table::run(&args),
         Command::Relay(args) => relay::run(args),
         Command::LanRelay(args) => net::relay::run(&args),
+        Command::LanForge => forge::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -167,13 +167,19 @@ impl NodeProcess {
     /// Calls of `io_uring_enter` since the start, as the node's metrics tell; none when they cannot be had.
     #[must_use]
     pub fn enters(&self) -> Option<u64> {
+        metric(&self.metrics()?, "diskstream_ring_enters_total")
+    }
+
+    /// The page of its metrics; none when it cannot be had.
+    #[must_use]
+    pub fn metrics(&self) -> Option<String> {
         let mut stream = TcpStream::connect_timeout(&self.http?, HTTP_WAIT).ok()?;
         stream.set_read_timeout(Some(HTTP_WAIT)).ok()?;
         stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: node\r\n\r\n").ok()?;
         let mut text = String::new();
         // Metrics of a node are some 100 KiB.
         stream.take(4 << 20).read_to_string(&mut text).ok()?;
-        metric(&text, "diskstream_ring_enters_total")
+        Some(text)
     }
 }
 
@@ -205,6 +211,15 @@ fn metric(text: &str, name: &str) -> Option<u64> {
     line.trim().parse().ok()
 }
 
+/// Sum of a counter over its labels, of those that `counts`.
+pub fn metric_sum(text: &str, name: &str, counts: impl Fn(&str) -> bool) -> u64 {
+    let lines = text.lines().filter_map(|line| {
+        let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
+        value.trim().parse::<u64>().ok().filter(|_| counts(labels))
+    });
+    lines.sum()
+}
+
 /// `diskstream-node serve`, quiet unless `RUST_LOG` says otherwise.
 ///
 /// # Errors
@@ -233,12 +248,20 @@ fn program() -> anyhow::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::metric;
+    use super::{metric, metric_sum};
 
     #[test]
     fn a_counter_is_found_by_its_whole_name() {
         let text = "# HELP a_total x\na_total_more 1\na_total{shard=\"0\"} 2\na_total 3\n";
         assert_eq!(metric(text, "a_total"), Some(3));
         assert_eq!(metric(text, "b_total"), None);
+    }
+
+    #[test]
+    fn a_sum_takes_the_labels_that_count() {
+        let text = "a_total{why=\"x\",shard=\"0\"} 2\na_total{why=\"y\"} 5\na_total_more{why=\"x\"} 9\n# a_total{ 1\n";
+        assert_eq!(metric_sum(text, "a_total", |_| true), 7);
+        assert_eq!(metric_sum(text, "a_total", |labels| !labels.contains("\"x\"")), 5);
+        assert_eq!(metric_sum("", "a_total", |_| true), 0);
     }
 }

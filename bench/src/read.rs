@@ -183,6 +183,7 @@ pub fn run(args: &ReadArgs) -> anyhow::Result<()> {
         first: 0,
         mtu: args.mtu,
         request_bytes: args.request.map(|bytes| u32::try_from(bytes).expect("checked above")),
+        own_notice_ports: false,
     };
     let mut devices = Devices::log_in(&config, &mut random)?;
     ensure!(

@@ -138,6 +138,22 @@ fn the_relay_loses_and_delays_what_it_was_told_and_nothing_of_its_own() {
 }
 
 #[test]
+fn forgeries_from_off_the_path_arrive_and_change_nothing() {
+    let flags = "--devices 5 --mode none --forged 10000 --forged-per-second 10000 --seconds 3 --rate 500 --json";
+    let Some(report) = in_namespaces(flags) else { return };
+    let forged = &report["forged"];
+    assert_eq!((&forged["sent"], &forged["not_sent"]), (&10_000.into(), &0.into()), "{report}");
+    assert_eq!(forged["sessions_lost"], 0, "{report}");
+    assert_eq!((&report["devices_moved"], &report["unneeded_moves"]), (&0.into(), &0.into()));
+    // They were met, and not lost on their way: each side refused what was sent to it.
+    for (sent, refused) in [("to_nodes", "refused_by_nodes"), ("to_devices", "refused_by_devices")]
+    {
+        let (sent, refused) = (number(forged, sent), number(forged, refused));
+        assert!(sent > 3000.0 && refused >= sent * 0.95, "{report}");
+    }
+}
+
+#[test]
 fn what_cannot_work_is_refused_before_anything_starts() {
     let Some(output) = failover("--mode stop --refusals") else { return };
     let error = String::from_utf8_lossy(&output.stderr).into_owned();

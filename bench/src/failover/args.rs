@@ -119,6 +119,13 @@ pub struct FailoverArgs {
     /// The last node's copy of the image differs by one byte: no device may go there.
     #[arg(long)]
     pub odd_node: bool,
+    /// With --mode none: a stranger off the path sends so many forged datagrams: notices, data, closes, logins, peers' messages,
+    /// ICMP errors.
+    #[arg(long, default_value_t = 0)]
+    pub forged: u64,
+    /// How many of them per second.
+    #[arg(long, default_value_t = 50_000)]
+    pub forged_per_second: u64,
     /// Reads per second of all devices together.
     #[arg(long, default_value_t = 20_000)]
     pub rate: u64,
@@ -206,17 +213,42 @@ impl FailoverArgs {
             !self.odd_node || self.nodes >= 2,
             "--odd-node: needs a node beside it; use it with --nodes 2 or more"
         );
+        self.check_forged()?;
         ensure!(self.jitter_ms <= 1000, "--jitter-ms {}: must be at most 1000", self.jitter_ms);
         ensure!(
             self.network != Network::Loopback || !self.needs_namespaces(),
-            "--network loopback: there is nothing to cut, filter or delay there; --mode cut, --loss, --jitter-ms and \
-             --block-notice-port need namespaces"
+            "--network loopback: there is nothing to cut, filter or delay there; --mode cut, --loss, --jitter-ms, \
+             --block-notice-port and --forged need namespaces"
+        );
+        Ok(())
+    }
+
+    fn check_forged(&self) -> anyhow::Result<()> {
+        ensure!(
+            self.forged == 0 || (self.mode == Mode::None && !self.block_notice_port),
+            "--forged: forgeries must change nothing, and that shows where nothing else happens; use it with --mode none \
+             alone"
+        );
+        ensure!(
+            (1..=1_000_000).contains(&self.forged_per_second),
+            "--forged-per-second {}: must be from 1 to 1000000",
+            self.forged_per_second
+        );
+        let seconds = self.forged.div_ceil(self.forged_per_second);
+        ensure!(
+            self.length() >= Nanos::from_secs(seconds),
+            "--forged {}: takes {seconds} s at {} per second; give at least so many --seconds",
+            self.forged,
+            self.forged_per_second
         );
         Ok(())
     }
 
     fn needs_namespaces(&self) -> bool {
-        self.mode == Mode::Cut || self.block_notice_port || !self.impairment().is_none()
+        self.mode == Mode::Cut
+            || self.block_notice_port
+            || self.forged > 0
+            || !self.impairment().is_none()
     }
 
     /// Whether nodes and fleet get namespaces.
@@ -295,6 +327,10 @@ mod tests {
             ("--mode kill --all --gone-seconds 0", "--gone-seconds 0"),
             ("--mode kill --nodes 1 --odd-node", "--odd-node"),
             ("--mode cut --network loopback", "--network loopback"),
+            ("--mode kill --forged 10", "--forged"),
+            ("--mode none --forged 10 --forged-per-second 0", "--forged-per-second 0"),
+            ("--mode none --forged 1000000 --seconds 19", "20 s"),
+            ("--mode none --forged 1 --network loopback", "--network loopback"),
             ("--mode kill --loss 0.1 --network loopback", "--network loopback"),
             ("--mode kill --loss 100", "no share"),
             ("--mode kill --jitter-ms 5000", "--jitter-ms 5000"),

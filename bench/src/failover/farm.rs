@@ -42,6 +42,8 @@ pub struct FarmSpec {
     pub core: Option<usize>,
     /// The last node has another copy of the image, which differs by one byte.
     pub odd_node: bool,
+    /// Nodes tell their metrics, at their own address.
+    pub metrics: bool,
     /// Folder for a log file of each node; none: warnings go to standard error.
     pub logs: Option<PathBuf>,
 }
@@ -121,7 +123,12 @@ impl Farm {
         let mut command = serve_command()?;
         let file = if self.is_odd(number) { ODD_FARM_FILE } else { FARM_FILE };
         command.arg("--farm").arg(self.folder.path().join(file));
-        command.args(["--name", &name, "--http", "off", "--huge-pages", "off"]);
+        let http = if self.spec.metrics {
+            SocketAddr::new(self.spec.addresses[number], 0).to_string()
+        } else {
+            "off".to_owned()
+        };
+        command.args(["--name", &name, "--http", &http, "--huge-pages", "off"]);
         command.arg("--control").arg(self.folder.path().join(format!("{name}.sock")));
         command.args(["--cache", &(self.spec.image_bytes + CACHE_BESIDE_BYTES).to_string()]);
         let devices = usize::from(self.spec.devices);

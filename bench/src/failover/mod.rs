@@ -14,12 +14,14 @@
 //! | `drive` | the loop: asks for them, checks every byte |
 //! | `stalls`, `moves` | the arithmetic of what devices notice |
 //! | `scene`, `happening` | what happens to nodes, at its moment |
+//! | `forgery` | a stranger that forges datagrams, and what they changed |
 //! | `table` | all cases, against what they must reach |
 //! | `report`, `plot` | figures, where they come from, and a picture |
 
 mod args;
 mod drive;
 mod farm;
+mod forgery;
 mod happening;
 mod moves;
 mod plot;
@@ -42,8 +44,9 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 pub use args::FailoverArgs;
 use args::Mode;
 use farm::{Farm, FarmSpec, POWERS};
+use forgery::Stranger;
 use report::{Full, Placement, Report, Series};
-use scene::Run;
+use scene::{Beside, Run};
 use stalls::Figures;
 
 use crate::fleet::{Devices, DevicesConfig};
@@ -96,20 +99,15 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
     if args.in_namespaces() {
         may_make_namespaces()?;
     }
-    let files = u64::from(args.devices) + FILES_BESIDE;
-    let granted = sys::raise_open_files(files).context("raising the limit of open files")?;
-    ensure!(
-        granted >= files,
-        "--devices {}: needs {files} open files, and the hard limit is {granted}; raise it with `ulimit -Hn {files}`",
-        args.devices
-    );
+    raise_open_files(args)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register(signal, Arc::clone(&stop)).context("listening for signals")?;
     }
     let provenance = Provenance::of_this_machine();
-    // Nodes are hosts 0 and up, the fleet is the last one.
-    let lan = args.in_namespaces().then(|| Lan::new(args.nodes + 1, args.impairment(), args.seed));
+    // Nodes are hosts 0 and up, then comes the fleet, then the stranger.
+    let hosts = args.nodes + 1 + usize::from(args.forged > 0);
+    let lan = args.in_namespaces().then(|| Lan::new(hosts, args.impairment(), args.seed));
     let lan = lan.transpose().context("making a network")?;
     let own = |number| if lan.is_some() { lan_address(number) } else { loopback(number) };
     let farm = Farm::write(FarmSpec {
@@ -119,6 +117,7 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
         image_bytes: args.image_bytes,
         core: (!args.no_pin).then_some(CORES.0),
         odd_node: args.odd_node,
+        metrics: args.forged > 0,
         logs: args.logs.clone(),
     })?;
     let farm = Arc::new(farm);
@@ -128,6 +127,8 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
         let place = lan.as_ref().map(|lan| lan.host(number));
         nodes.push(farm.start(number, |command| place.into_iter().for_each(|p| p.host(command)))?);
     }
+    let stranger = lan.as_ref().filter(|_| args.forged > 0);
+    let stranger = stranger.map(|lan| Stranger::start(lan.host(args.nodes + 1))).transpose()?;
     if let Some(lan) = &lan {
         lan.host(args.nodes).enter()?;
     }
@@ -143,6 +144,8 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
         first: 0,
         mtu: MTU,
         request_bytes: None,
+        // Who forges notices must find a session behind every port.
+        own_notice_ports: args.forged > 0,
     };
     let mut devices = Devices::log_in(&config, &mut random)?;
     let placement = settle(args, &farm, &mut devices, &stop)?;
@@ -152,12 +155,26 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
     if let Some(lan) = &lan {
         lan.impair()?;
     }
-    let run = scene::play(args, &farm, nodes, lan.as_ref(), stop, &mut devices, random)?;
+    let beside = Beside { nodes, stranger, stop };
+    let run = scene::play(args, &farm, beside, lan.as_ref(), &mut devices, random)?;
     let mut wire = Wire::of(args, lan)?;
     wire.devices_at_odd_node = args.odd_node.then(|| at_odd_node(&farm, &devices));
     devices.detach()?;
     let report = make_report(args, &run, &wire, placement, pinned, provenance);
     Ok((report, make_series(args, &run)))
+}
+
+/// Each device has a socket or two.
+fn raise_open_files(args: &FailoverArgs) -> anyhow::Result<()> {
+    let sockets = if args.forged > 0 { 2 } else { 1 };
+    let files = u64::from(args.devices) * sockets + FILES_BESIDE;
+    let granted = sys::raise_open_files(files).context("raising the limit of open files")?;
+    ensure!(
+        granted >= files,
+        "--devices {}: needs {files} open files, and the hard limit is {granted}; raise it with `ulimit -Hn {files}`",
+        args.devices
+    );
+    Ok(())
 }
 
 /// A loopback address of this run's own, so that several runs do not meet.
@@ -184,6 +201,7 @@ fn warm_node(
         first: farm::warmer(number),
         mtu: MTU,
         request_bytes: None,
+        own_notice_ports: false,
     };
     let mut device = Devices::log_in(&config, random)?;
     let done = warm(args.seed, &mut device).and_then(|()| device.detach());
@@ -346,6 +364,7 @@ fn make_report(
         gap_ms_max: millis(outcome.stalls.gap_max()),
         hedged_reads: load.hedged,
         hedged_percent: percent(load.hedged, outcome.reads),
+        forged: run.forged,
         devices_at_odd_node: wire.devices_at_odd_node,
         gone_seconds: args.all.then_some(args.gone_seconds),
         reads_skipped: outcome.skipped,

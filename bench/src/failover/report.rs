@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::args::Mode;
+use super::forgery::Forged;
 use crate::net::relay::RelayCounts;
 use crate::report::Provenance;
 
@@ -79,6 +80,8 @@ pub struct Report {
     pub hedged_reads: u64,
     /// The same in percent of reads.
     pub hedged_percent: f64,
+    /// What forged datagrams came to; none: none were.
+    pub forged: Option<Forged>,
     /// Devices that are, or have their standby, at a node whose image differs; none: there is no such node.
     pub devices_at_odd_node: Option<usize>,
     /// For how long all nodes were gone; none: they never were.
@@ -268,6 +271,9 @@ impl Report {
         }
         if let Some(odd) = self.devices_at_odd_node.filter(|&devices| devices > 0) {
             return Some(format!("{odd} devices use a node whose image differs"));
+        }
+        if let Some(fault) = self.forged.and_then(|forged| forged.fault()) {
+            return Some(fault);
         }
         if self.gone_seconds.is_some() {
             let some_wait = self.all_reading_ms.is_none();

@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGCONT, SIGKILL, SIGSTOP, SIGTERM};
 use super::args::{FailoverArgs, Mode};
 use super::drive::{self, Outcome, Plan, Watch};
 use super::farm::Farm;
+use super::forgery::{Forged, Seen, Stranger};
 use super::happening::Happening;
 use super::moves::Moves;
 use crate::fleet::{Counts, Devices};
@@ -49,6 +50,8 @@ pub struct Run {
     pub moved_before_exit: Option<usize>,
     /// The event was later than planned by this.
     pub event_late: Option<Nanos>,
+    /// What forged datagrams came to.
+    pub forged: Option<Forged>,
 }
 
 impl Run {
@@ -107,6 +110,17 @@ fn hedged_reads(devices: &Devices) -> u64 {
     members.map(|member| devices.fleet().session(member).counters().hedged_reads).sum()
 }
 
+/// Processes beside the fleet's.
+#[derive(Debug)]
+pub struct Beside {
+    /// The nodes.
+    pub nodes: Vec<NodeProcess>,
+    /// Who forges datagrams.
+    pub stranger: Option<Stranger>,
+    /// Set when the program is told to end.
+    pub stop: Arc<AtomicBool>,
+}
+
 /// Plays a run.
 ///
 /// # Errors
@@ -114,9 +128,8 @@ fn hedged_reads(devices: &Devices) -> u64 {
 pub fn play(
     args: &FailoverArgs,
     farm: &Arc<Farm>,
-    nodes: Vec<NodeProcess>,
+    beside: Beside,
     lan: Option<&Lan>,
-    stop: Arc<AtomicBool>,
     devices: &mut Devices,
     random: Random,
 ) -> anyhow::Result<Run> {
@@ -140,17 +153,20 @@ pub fn play(
         Some(_) => vec![farm.login(0)],
     };
     let moves = Moves::new(usize::from(args.devices), victims, event);
-    let mut scene = Scene::new(nodes, stop);
+    let mut scene = Scene::new(beside);
     if let Some(event) = event {
         scene.prepare(args, farm, lan, event)?;
     }
+    let seen = scene.watch_stranger(args, lan, devices)?;
     let outcome = drive::run(devices, plan, moves, random, &mut scene)?;
-    scene.end(devices, outcome, event)
+    let forged = seen.map(|seen| scene.end_stranger(args, lan, devices, &seen)).transpose()?;
+    Ok(Run { forged: forged.flatten(), ..scene.end(devices, outcome, event)? })
 }
 
 /// What is beside the fleet.
 struct Scene {
     nodes: Vec<NodeProcess>,
+    stranger: Option<Stranger>,
     stop: Arc<AtomicBool>,
     happening: Option<Happening>,
     /// So many nodes, the first ones, are expected to end.
@@ -166,10 +182,11 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(nodes: Vec<NodeProcess>, stop: Arc<AtomicBool>) -> Scene {
+    fn new(beside: Beside) -> Scene {
         Scene {
-            nodes,
-            stop,
+            nodes: beside.nodes,
+            stranger: beside.stranger,
+            stop: beside.stop,
             happening: None,
             ends: 0,
             resume_at: None,
@@ -179,6 +196,32 @@ impl Scene {
             event: Nanos::NEVER,
             opened: false,
         }
+    }
+
+    /// Gets the stranger ready, if there is one; gives what is counted before it begins.
+    fn watch_stranger(
+        &mut self,
+        args: &FailoverArgs,
+        lan: Option<&Lan>,
+        devices: &Devices,
+    ) -> anyhow::Result<Option<Seen>> {
+        let (Some(stranger), Some(lan)) = (&mut self.stranger, lan) else { return Ok(None) };
+        stranger.prepare(args, devices)?;
+        Seen::now(&self.nodes, devices, lan).map(Some)
+    }
+
+    /// Ends the stranger, and tells what it came to.
+    fn end_stranger(
+        &mut self,
+        args: &FailoverArgs,
+        lan: Option<&Lan>,
+        devices: &Devices,
+        before: &Seen,
+    ) -> anyhow::Result<Option<Forged>> {
+        let (Some(stranger), Some(lan)) = (self.stranger.take(), lan) else { return Ok(None) };
+        let sent = stranger.end()?;
+        let seen = Seen::now(&self.nodes, devices, lan)?;
+        Ok(Some(seen.since(before, args.forged, sent)))
     }
 
     /// Gets ready what happens at `event`.
@@ -280,6 +323,7 @@ impl Scene {
             exited_after: self.exited.zip(event).map(|((at, _), event)| at.since(event)),
             moved_before_exit: self.exited.map(|(_, moved)| moved),
             event_late: began.zip(event).map(|(began, event)| began.since(event)),
+            forged: None,
             outcome,
             load,
         })
@@ -290,7 +334,7 @@ impl Watch for Scene {
     fn opens(&mut self, devices: &Devices) -> anyhow::Result<()> {
         self.opened = true;
         self.first = Load::of(&self.nodes, devices)?;
-        Ok(())
+        self.stranger.as_mut().map_or(Ok(()), Stranger::begin)
     }
 
     fn look(&mut self, now: Nanos, moves: &Moves) -> anyhow::Result<()> {

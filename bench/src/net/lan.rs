@@ -140,19 +140,23 @@ impl Lan {
     pub fn counts(&self, cut: Option<usize>) -> anyhow::Result<LanCounts> {
         let mut counts = LanCounts::default();
         for (number, host) in self.hosts.iter().enumerate() {
-            let (snmp, devices) = host.run(|| {
-                let read = |name: &str| {
-                    let path = format!("/proc/thread-self/net/{name}");
-                    std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))
-                };
-                Ok((read("snmp")?, read("dev")?))
-            })?;
-            counts.socket_drops += receive_buffer_errors(&snmp);
+            let (snmp, devices) = host.run(|| Ok((read("snmp")?, read("dev")?)))?;
+            counts.socket_drops += named(&snmp, "Udp", "RcvbufErrors");
             if self.relay.is_some() && cut != Some(number) {
                 counts.interface_drops += send_drops(&devices);
             }
         }
         Ok(counts)
+    }
+
+    /// ICMP errors "destination unreachable" that all hosts' kernels received.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn icmp_errors(&self) -> anyhow::Result<u64> {
+        let of =
+            |host: &Namespace| host.run(|| Ok(named(&read("snmp")?, "Icmp", "InDestUnreachs")));
+        self.hosts.iter().map(of).sum()
     }
 
     /// Ends the relay, if there is one, and gives its counts.
@@ -164,12 +168,19 @@ impl Lan {
     }
 }
 
-/// `Udp: ... RcvbufErrors ...` and its numbers, two lines.
-fn receive_buffer_errors(snmp: &str) -> u64 {
-    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
-    let (names, numbers) = (lines.next().unwrap_or(""), lines.next().unwrap_or(""));
-    let mut pairs = names.split_whitespace().zip(numbers.split_whitespace());
-    pairs.find(|(name, _)| *name == "RcvbufErrors").map_or(0, |(_, n)| n.parse().unwrap_or(0))
+/// A table of the kernel's about the calling thread's network.
+fn read(name: &str) -> anyhow::Result<String> {
+    let path = format!("/proc/thread-self/net/{name}");
+    std::fs::read_to_string(&path).with_context(|| format!("reading {path}"))
+}
+
+/// A number of a protocol: a line of names, `Udp: ... RcvbufErrors ...`, and one of numbers.
+fn named(snmp: &str, protocol: &str, name: &str) -> u64 {
+    let words = snmp.lines().filter_map(|line| line.strip_prefix(protocol)?.strip_prefix(": "));
+    let mut lines = words.map(str::split_whitespace);
+    let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else { return 0 };
+    let mut pairs = names.zip(numbers);
+    pairs.find(|(known, _)| *known == name).map_or(0, |(_, n)| n.parse().unwrap_or(0))
 }
 
 /// The twelfth number of the interface's line: packets that it did not send.
@@ -290,10 +301,11 @@ mod tests {
     fn the_kernels_tables_are_read_by_name_and_place() {
         let snmp = "Tcp: A B\nTcp: 1 2\nUdp: InDatagrams NoPorts RcvbufErrors SndbufErrors\nUdp: 5 6 7 8\n\
                     UdpLite: InDatagrams\nUdpLite: 9\n";
-        assert_eq!(receive_buffer_errors(snmp), 7);
+        assert_eq!(named(snmp, "Udp", "RcvbufErrors"), 7);
+        assert_eq!(named(snmp, "Tcp", "B"), 2);
         let devices = "Inter-|   Receive | Transmit\n face |bytes ...\n    lo: 1 2 3 4 5 6 7 8 9 10 11 99 13 14 15 16\n  \
                        eth0: 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16\n";
         assert_eq!(send_drops(devices), 12);
-        assert_eq!((receive_buffer_errors(""), send_drops("")), (0, 0));
+        assert_eq!((named("", "Udp", "A"), named(snmp, "Icmp", "A"), send_drops("")), (0, 0, 0));
     }
 }

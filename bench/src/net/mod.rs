@@ -14,4 +14,4 @@ mod namespace;
 pub mod relay;
 
 pub use lan::{Impairment, Lan, LanCounts, address as lan_address};
-pub use namespace::may_make_namespaces;
+pub use namespace::{Namespace, may_make_namespaces};

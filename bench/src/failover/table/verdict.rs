@@ -124,7 +124,11 @@ fn figure(report: &Value, key: &str) -> Option<f64> {
     match key {
         // A node that never exited kept nobody waiting, but was not rid of its devices either.
         "left_at_exit" => Some(number("devices")? - number("moved_before_exit")?),
-        key => number(key),
+        // "part.key": of an object inside the report.
+        key => match key.split_once('.') {
+            Some((part, key)) => report.get(part)?.get(key)?.as_f64(),
+            None => number(key),
+        },
     }
 }
 
@@ -201,5 +205,12 @@ mod tests {
             figure(&json!({ "devices": 10, "moved_before_exit": null }), "left_at_exit"),
             None
         );
+    }
+
+    #[test]
+    fn figures_of_an_object_inside_the_report_have_its_name_before_them() {
+        let report = json!({ "forged": { "not_sent": 2 }, "none": null });
+        assert_eq!(figure(&report, "forged.not_sent"), Some(2.0));
+        assert_eq!((figure(&report, "forged.x"), figure(&report, "none.x")), (None, None));
     }
 }
