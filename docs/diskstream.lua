@@ -138,7 +138,9 @@ local MESSAGES = {
     { name = "read_bytes_max", type = "u32", offset = 48, bytes = 4, doc = "Longest read of one request." },
     { name = "reads_max", type = "u32", offset = 52, bytes = 4, doc = "Reads that may be outstanding." },
     { name = "unix_seconds", type = "u64", offset = 56, bytes = 8, doc = "Seconds since 1970 at the node, for the device's log." },
-    { name = "reserved", type = "reserved", offset = 64, bytes = 8, doc = "Zero." },
+    { name = "ticket_bytes", type = "u16", offset = 64, bytes = 2, doc = "Bytes of the ticket in the tail; 0: none." },
+    { name = "reserved", type = "reserved", offset = 66, bytes = 2, doc = "Zero." },
+    { name = "ticket_seconds", type = "u32", offset = 68, bytes = 4, doc = "Seconds until the ticket in the tail ends." },
   } },
   [0x20] = { name = "Read", filter = "read", to_node = true, bytes = 80, rows = {
     { name = "session", type = "u32", offset = 32, bytes = 4, doc = "Index of the session." },
@@ -293,7 +295,7 @@ local RECORDS = {
   } },
   TicketBody = { name = "TicketBody", filter = "ticket_body", to_node = false, bytes = 216, rows = {
     { name = "version", type = "u8", offset = 0, bytes = 1, doc = "Layout of the ticket: 1." },
-    { name = "flags", type = "u8", offset = 1, bytes = 1, doc = "Bits: 1 = pinned to one node." },
+    { name = "flags", type = "u8", offset = 1, bytes = 1, doc = "Bits: 1 = pinned to one node; 2 = the device had a session, handshake done, before this was sealed." },
     { name = "mac", type = "mac", offset = 2, bytes = 6, doc = "The device." },
     { name = "device_key_hash", type = "bytes", offset = 8, bytes = 32, doc = "BLAKE3 of the device's key; zero where it has none." },
     { name = "farm_epoch", type = "u64", offset = 40, bytes = 8, doc = "The farm epoch: raising it revokes every older ticket." },

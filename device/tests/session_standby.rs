@@ -104,6 +104,18 @@ fn a_standby_is_opened_at_the_second_node_by_ticket_and_kept() {
 }
 
 #[test]
+fn the_ticket_of_the_handshake_is_the_one_that_it_shows() {
+    let mut world = World::new(2, IMAGE);
+    let ticket = b"it had a session".to_vec();
+    world.node(1).handshake_ticket = ticket.clone();
+    world.node(2).ticket = ticket;
+    world.open();
+    assert_eq!(world.node(1).last_service.clone().unwrap().1, world.node(1).ticket);
+    world.run_until(ms(600), |w| standby(w).is_some());
+    assert_eq!(standby(&world), Some(node_addr(2)), "the login's ticket would be refused there");
+}
+
+#[test]
 fn no_standby_where_there_can_be_none() {
     let mut world = World::new(1, IMAGE);
     world.open();

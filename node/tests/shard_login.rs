@@ -112,6 +112,8 @@ fn the_whole_login_tells_everything() {
 
     let reply = device.shake_hands(&mut world);
     let expected = HandshakeReply {
+        ticket_bytes: device.ticket.len() as u16,
+        ticket_seconds: 7 * 24 * 3600,
         tag: device.tag,
         window: 4096,
         datagram_bytes: 1452,
@@ -171,6 +173,7 @@ fn begin(world: &mut World, n: u8) -> Device {
 #[test]
 fn boots_are_limited_and_those_who_go_on_are_not() {
     let mut world = World::new(Setup { boot_limit: 2, ..Setup::default() });
+    let veteran = Device::new(8).connect(&mut world);
     let mut early = Device::new(9);
     early.login(&mut world);
     assert_eq!(world.shared.boot_slots.in_use(world.now), 0, "a login may lead elsewhere");
@@ -199,8 +202,14 @@ fn boots_are_limited_and_those_who_go_on_are_not() {
     assert_eq!(busy(&three.try_login(&mut world)).0, BusyReason::BootLimit);
     three.ticket = vec![1; 300];
     assert_eq!(busy(&three.try_login(&mut world)).0, BusyReason::BootLimit);
-    // With its own it is exempt, whatever the slots; so is a standby.
-    let mut again = Device { kind: LoginKind::Reconnect, ..early.clone() };
+    // Nor with its own, if that was given for a boot: neither at the login nor at the I/O port, for whatever it claims.
+    for kind in [LoginKind::Reconnect, LoginKind::Standby, LoginKind::Other(9)] {
+        let mut claims = Device { kind, ..early.clone() };
+        assert_eq!(busy(&claims.try_login(&mut world)).0, BusyReason::BootLimit);
+        assert_eq!(busy(&claims.try_start(&mut world)).0, BusyReason::BootLimit, "{kind}");
+    }
+    // With one that it was given in a session it is exempt, whatever the slots; so is a standby.
+    let mut again = Device { kind: LoginKind::Reconnect, nonce: [76; 16], ..veteran };
     again.login(&mut world);
     assert!(matches!(again.try_start(&mut world).message(), Message::LoginComplete(_)));
     again.kind = LoginKind::Standby;
@@ -209,6 +218,7 @@ fn boots_are_limited_and_those_who_go_on_are_not() {
     assert!(matches!(again.try_start(&mut world).message(), Message::LoginComplete(_)));
     let c = world.counters(0);
     assert_eq!((c.logins_reconnected.get(), c.logins_standby.get()), (1, 1));
+    assert_eq!((c.sessions_unproven.get(), world.shared.boot_slots.in_use(world.now)), (0, 2));
 
     // The handshake frees a slot.
     one.shake_hands(&mut world);

@@ -252,7 +252,7 @@ message! {
 }
 
 message! {
-    /// Step 8, answer: what holds from now on.
+    /// Step 8, answer: what holds from now on. The tail is a fresh ticket, which proves that the device was let in, or nothing.
     HandshakeReply = 0x0e, ToDevice, bytes 72 {
         /// Fragments in flight that the node allows the device (its allowance).
         window: u32 = "u32" @ 32,
@@ -270,8 +270,12 @@ message! {
         reads_max: u32 = "u32" @ 52,
         /// Seconds since 1970 at the node, for the device's log.
         unix_seconds: u64 = "u64" @ 56,
+        /// Bytes of the ticket in the tail; 0: none.
+        ticket_bytes: u16 = "u16" @ 64,
         /// Zero.
-        reserved: Reserved<8> = "reserved" @ 64,
+        reserved: Reserved<2> = "reserved" @ 66,
+        /// Seconds until the ticket in the tail ends.
+        ticket_seconds: u32 = "u32" @ 68,
     }
 }
 

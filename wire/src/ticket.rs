@@ -9,7 +9,7 @@ record! {
     TicketBody, bytes 216 {
         /// Layout of the ticket: 1.
         version: u8 = "u8" @ 0,
-        /// Bits: 1 = pinned to one node.
+        /// Bits: 1 = pinned to one node; 2 = the device had a session, handshake done, before this was sealed.
         flags: u8 = "u8" @ 1,
         /// The device.
         mac: Mac = "mac" @ 2,

@@ -334,11 +334,11 @@ pub(crate) use meaning;
 meaning! {
     /// What a device wants of a login.
     LoginKind = "login_kind" {
-        /// A fresh start: counts against the boot limit.
+        /// A fresh start: takes a boot slot.
         Boot = 1, "boot";
-        /// Going on with a valid ticket: exempt from the boot limit.
+        /// Going on with a valid ticket. It takes no boot slot if the ticket says that the device had a session.
         Reconnect = 2, "reconnect";
-        /// A second session at another node, kept warm for a failure.
+        /// A second session at another node, kept warm for a failure. No boot slot, under the same condition.
         Standby = 3, "standby";
     }
 }

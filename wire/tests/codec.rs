@@ -278,6 +278,7 @@ fn the_longest_control_datagrams_are_what_the_limits_say() {
         LoginTransfer::BYTES + nodes + TICKET_BYTES_MAX,
         LoginStart::BYTES + TICKET_BYTES_MAX,
         IoServiceStart::BYTES + TICKET_BYTES_MAX,
+        HandshakeReply::BYTES + TICKET_BYTES_MAX,
         KeepAliveReply::BYTES + TICKET_BYTES_MAX,
         Notice::BYTES + nodes,
         Extents::BYTES + EXTENTS_MAX * ExtentEntry::BYTES,

@@ -220,7 +220,9 @@ fn login_messages() -> Vec<(&'static str, Message)> {
                 read_bytes_max: 65_536,
                 reads_max: 128,
                 unix_seconds: 1_760_000_000,
+                ticket_bytes: 3,
                 reserved: Reserved,
+                ticket_seconds: 7 * 24 * 3600,
             }),
         ),
     ]
@@ -539,7 +541,7 @@ fn every_record_is_its_listing() {
     let extent = ExtentEntry { length: 2 << 20, zero: 1, reserved: Reserved };
     let ticket = TicketBody {
         version: 1,
-        flags: 1,
+        flags: 3,
         mac: MAC,
         device_key_hash: counting(0x20),
         farm_epoch: 4,

@@ -288,6 +288,12 @@ impl Steps {
             }
             (Step::Single, message) => return self.on_single(message, decoded.tail, now),
             (Step::Handshake, Message::HandshakeReply(m)) => {
+                if m.ticket_bytes > 0
+                    && let Some(ticket) = decoded.tail.get(..usize::from(m.ticket_bytes))
+                {
+                    let lives = Nanos::from_secs(u64::from(m.ticket_seconds));
+                    context.nodes.renew_ticket(ticket, lives, now);
+                }
                 return self.on_handshake(context, m, now);
             }
             (_, Message::LoginBusy(m)) => self.on_busy(context, m, now),

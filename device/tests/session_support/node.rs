@@ -72,6 +72,8 @@ pub struct Node {
     pub path_bytes: usize,
     pub keep_alive_ms: u32,
     pub ticket: Vec<u8>,
+    /// What the answer to a handshake brings.
+    pub handshake_ticket: Vec<u8>,
     pub sessions: BTreeMap<u32, (u64, SocketAddr)>,
     pub closed: Vec<CloseReason>,
     pub acks: Vec<u32>,
@@ -110,6 +112,7 @@ impl Node {
             path_bytes: 1472,
             keep_alive_ms: 30_000,
             ticket: b"a ticket that only nodes can read".to_vec(),
+            handshake_ticket: Vec::new(),
             sessions: BTreeMap::new(),
             closed: Vec::new(),
             acks: Vec::new(),
@@ -387,9 +390,12 @@ impl Node {
                     capabilities: Capabilities::OURS,
                     read_bytes_max: 65_536,
                     reads_max: 1024,
+                    ticket_bytes: u16::try_from(self.handshake_ticket.len()).unwrap(),
+                    ticket_seconds: 7 * 86_400,
                     ..Default::default()
                 };
-                self.reply(out, at, from, Message::HandshakeReply(reply), &[]);
+                let ticket = &self.handshake_ticket;
+                self.reply(out, at, from, Message::HandshakeReply(reply), ticket);
             }
             Message::Read(m) => self.on_read(m, at, from, now, out),
             Message::ExtentsRequest(m) => self.on_extents(m, at, from, out),

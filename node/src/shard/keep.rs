@@ -39,27 +39,13 @@ impl Shard {
         self.counters.keep_alives.inc();
         self.take_figures(m, index, now);
         self.set_role(index, m.role, now, out);
-        let session = self.sessions.get(index);
-        let (mac, vdisk, device_name) = (session.mac, session.vdisk, session.device_name);
         let mut ticket = [0; TICKET_BYTES_MAX];
-        // A device that the farm forgot or disabled meanwhile keeps what it has, and gets nothing new.
-        let renew = m.ticket_age_s >= TICKET_RENEW_SECONDS && self.device(mac).is_ok();
-        let ticket: &[u8] = if renew {
-            self.counters.tickets_renewed.inc();
-            let key = self.shared.farm.device(mac).and_then(|device| device.key.as_ref());
-            let key_hash = key.map_or([0; 32], |key| key.hash());
-            let nodes = self.list_for_guest(index, asked);
-            let content_id = self.shared.vdisk(vdisk).content_id;
-            let of_farm = self.shared.farm.vdisks.get(vdisk as usize);
-            let pinned = of_farm.is_some_and(|vdisk| vdisk.pinned.is_some());
-            let subject = Subject { mac, vdisk, content_id, device_name, key_hash, pinned };
-            self.seal(&subject, &nodes, now, &mut ticket)
-        } else {
-            &[]
-        };
+        let renew = m.ticket_age_s >= TICKET_RENEW_SECONDS;
+        let ticket =
+            if renew { self.fresh_ticket(index, asked, now, &mut ticket) } else { &[][..] };
+        self.counters.tickets_renewed.add(u64::from(!ticket.is_empty()));
         // A node that joined, or came back, after this device's login is news to it: without it there is no standby.
         let nodes = self.news_for_guest(index, m.nodes_digest, asked);
-        let seconds = if renew { TICKET_SECONDS } else { 0 };
         let reply = KeepAliveReply {
             flags: self.flags_of(index),
             tag: m.tag,
@@ -67,7 +53,7 @@ impl Shard {
             ticket_bytes: u16::try_from(ticket.len()).expect("TICKET_BYTES_MAX fits"),
             node_count: nodes.count(),
             unix_seconds: self.shared.wall_clock.unix_seconds(now),
-            ticket_seconds: u32::try_from(seconds).expect("a week fits"),
+            ticket_seconds: ticket_seconds(ticket),
             ..Default::default()
         };
         self.reply(asked, out, |buf| {
@@ -76,6 +62,29 @@ impl Shard {
             tail[nodes_bytes..][..ticket.len()].copy_from_slice(ticket);
             reply.encode_with_tail(&tail[..nodes_bytes + ticket.len()], buf)
         });
+    }
+
+    /// A ticket for a device that has a session here; empty for one that the farm forgot or disabled meanwhile: that keeps what it
+    /// has, and gets nothing new.
+    pub(super) fn fresh_ticket<'a>(
+        &mut self,
+        index: u32,
+        asked: &Asked,
+        now: Nanos,
+        out: &'a mut [u8; TICKET_BYTES_MAX],
+    ) -> &'a [u8] {
+        let session = self.sessions.get(index);
+        let (mac, vdisk, device_name) = (session.mac, session.vdisk, session.device_name);
+        // Without the handshake it is still booting.
+        let goes_on = session.phase == Phase::Open || !session.boots;
+        let Ok(device) = self.device(mac) else { return &[] };
+        let key_hash = device.key.as_ref().map_or([0; 32], |key| key.hash());
+        let nodes = self.list_for_guest(index, asked);
+        let content_id = self.shared.vdisk(vdisk).content_id;
+        let of_farm = self.shared.farm.vdisks.get(vdisk as usize);
+        let pinned = of_farm.is_some_and(|vdisk| vdisk.pinned.is_some());
+        let subject = Subject { mac, vdisk, content_id, device_name, key_hash, pinned, goes_on };
+        self.seal(&subject, &nodes, now, out)
     }
 
     /// The list for a device that knows other nodes than it would be told now; else an empty one.
@@ -246,6 +255,12 @@ impl Shard {
         let unconfirmed = self.sessions.iter().filter(|(_, s)| s.phase == Phase::Unconfirmed);
         self.counters.sessions_unconfirmed.set(unconfirmed.count() as u64);
     }
+}
+
+/// How long a fresh ticket lives; 0 for none.
+pub(super) fn ticket_seconds(ticket: &[u8]) -> u32 {
+    let seconds = if ticket.is_empty() { 0 } else { TICKET_SECONDS };
+    u32::try_from(seconds).expect("a week fits")
 }
 
 fn check_extents(

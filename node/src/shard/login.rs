@@ -31,6 +31,8 @@ struct Admitted {
     name: Text<32>,
     key_hash: [u8; 32],
     kind: LoginKind,
+    /// Nothing proves that it goes on: it takes a boot slot.
+    boots: bool,
     /// The content that its ticket names.
     running: Option<ContentId>,
 }
@@ -80,8 +82,8 @@ impl Shard {
             return self.refuse(&refused, m.tag, m.mac, asked, out);
         }
         let placed = self.admit(m, tail, now).and_then(|admitted| {
-            let Admitted { vdisk, kind, running, .. } = admitted;
-            let question = Question { mac: m.mac, vdisk, kind, running };
+            let Admitted { vdisk, kind, boots, running, .. } = admitted;
+            let question = Question { mac: m.mac, vdisk, kind, boots, running };
             self.place(&question, asked, now).map(|place| (admitted, place))
         });
         match placed {
@@ -116,9 +118,10 @@ impl Shard {
         let running = ticket.filter(|t| t.vdisk.as_str() == entry.name).map(|t| t.content_id);
         // Without a good ticket it is a login like any other, and counts like one.
         let kind = if ticket.is_some() { m.login_kind } else { LoginKind::Boot };
+        let boots = !ticket.is_some_and(|ticket| goes_on(&ticket));
         let name = Text::new(&device.name);
         let vdisk = u32::try_from(vdisk).expect("a farm has few vDisks");
-        Ok(Admitted { vdisk, name, key_hash, kind, running })
+        Ok(Admitted { vdisk, name, key_hash, kind, boots, running })
     }
 
     fn opens(&self, ticket: &[u8], mac: Mac, now: Nanos) -> Option<TicketBody> {
@@ -170,6 +173,7 @@ impl Shard {
             device_name: admitted.name,
             key_hash: admitted.key_hash,
             pinned: place.pinned,
+            goes_on: !admitted.boots,
         };
         let ticket = self.seal(&subject, nodes, now, &mut ticket);
         let entry = self.shared.vdisk(admitted.vdisk);
@@ -229,7 +233,7 @@ impl Shard {
             mac: subject.mac,
             device_key_hash: subject.key_hash,
             farm_epoch: self.shared.farm.epoch,
-            flags: u8::from(subject.pinned),
+            flags: u8::from(subject.pinned) | if subject.goes_on { HAD_SESSION } else { 0 },
             content_id: subject.content_id,
             vdisk: Text::new(&entry.name),
             device_name: subject.device_name,
@@ -318,6 +322,16 @@ pub(super) struct Subject {
     pub(super) key_hash: [u8; 32],
     /// One node alone may serve it.
     pub(super) pinned: bool,
+    /// It had a session, here or where the ticket that it brought was sealed.
+    pub(super) goes_on: bool,
+}
+
+/// The flag of a ticket that proves a session.
+const HAD_SESSION: u8 = 2;
+
+/// Whether the device of a ticket had a session: what it says itself exempts it from no boot limit.
+pub(super) fn goes_on(ticket: &TicketBody) -> bool {
+    ticket.flags & HAD_SESSION != 0
 }
 
 /// Checks the proof of a device that has a key: over what the step is bound to, the device's nonce and its MAC. Gives the

@@ -24,6 +24,8 @@ pub(super) struct Question {
     /// Index of its vDisk.
     pub(super) vdisk: u32,
     pub(super) kind: LoginKind,
+    /// It takes a boot slot.
+    pub(super) boots: bool,
     /// The content that its ticket names.
     pub(super) running: Option<ContentId>,
 }
@@ -65,7 +67,7 @@ impl Shard {
             return self.place_pinned(question, content_id, pinned, &view, asked, now);
         }
         let device = asked.from.ip();
-        let boot = question.kind == LoginKind::Boot;
+        let boot = question.boots;
         let wanted = Wanted { vdisk: &vdisk.name, content_id, affinity: vdisk.affinity, boot };
         let own = self.own_candidate(question, content_id, asked, now);
         let found = Candidates::of(&view, Some(own), &wanted, |p| self.facts(p, index, device));
@@ -73,6 +75,7 @@ impl Shard {
         let here = question.kind == LoginKind::Standby
             && own.drain == DrainState::Serving
             && own.holds
+            && !own.boot_full
             && (own.near || vdisk.affinity != Affinity::Fixed);
         let random = &mut self.random;
         let placed = match here {
@@ -128,12 +131,11 @@ impl Shard {
         let entry = self.shared.vdisk(question.vdisk);
         let own = &self.shared.own;
         let slots = &self.shared.boot_slots;
-        let boot = question.kind == LoginKind::Boot;
         Own {
             drain: if self.drain.is_some() { DrainState::Stopping } else { own.drain() },
             holds: entry.is_eligible() && entry.content_id == content_id,
             sessions: own.sessions.load(Relaxed).saturating_add(own.expected.load(Relaxed)),
-            boot_full: boot && !slots.has_room(question.mac, now),
+            boot_full: question.boots && !slots.has_room(question.mac, now),
             ..self.own_in_lists(question.vdisk as usize, asked.from.ip(), asked)
         }
     }

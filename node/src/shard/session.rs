@@ -87,6 +87,8 @@ pub(super) struct Session {
     pub(super) local: Option<LocalAddr>,
     pub(super) phase: Phase,
     pub(super) kind: LoginKind,
+    /// It took a boot slot.
+    pub(super) boots: bool,
     /// Load, or kept warm for a failure of another node.
     pub(super) role: SessionRole,
     pub(super) capabilities: Capabilities,
@@ -158,6 +160,8 @@ pub(super) struct NewSession {
     pub(super) peer: SocketAddr,
     pub(super) local: Option<LocalAddr>,
     pub(super) kind: LoginKind,
+    /// Nothing proves that it goes on: it takes a boot slot.
+    pub(super) boots: bool,
     pub(super) capabilities: Capabilities,
     pub(super) vdisk: u32,
     pub(super) generation: u64,
@@ -225,6 +229,7 @@ impl Sessions {
             local: new.local,
             phase: Phase::Unconfirmed,
             kind: new.kind,
+            boots: new.boots,
             role: new.role(),
             capabilities: new.capabilities,
             datagram_bytes: super::USUAL_DATAGRAM_BYTES,
@@ -343,6 +348,7 @@ mod tests {
             peer: diskstream_wire::NO_ADDR,
             local: None,
             kind: LoginKind::Boot,
+            boots: true,
             capabilities: Capabilities(0),
             vdisk: 0,
             generation: 7,

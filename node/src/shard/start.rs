@@ -1,6 +1,6 @@
 //! The I/O service: a session begins, is confirmed, learns about its vDisk, and opens for many reads.
 
-use diskstream_wire::limits::{DATAGRAM_BYTES_MAX, READ_BYTES_MAX};
+use diskstream_wire::limits::{DATAGRAM_BYTES_MAX, READ_BYTES_MAX, TICKET_BYTES_MAX};
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{
     BusyReason, Capabilities, Handshake, HandshakeReply, ImageMode, IoServiceStart, LoginComplete,
@@ -8,11 +8,12 @@ use diskstream_wire::{
     VdiskInfoRequest,
 };
 
+use super::keep::ticket_seconds;
 use super::limits::{
     ALIVE_FOR, BOOT_PAUSE_MS, DRAINING_PAUSE_MS, EXPIRY_MS, KEEP_ALIVE_MS, STARTING_PAUSE_MS,
     SWEEP_EVERY, UNCONFIRMED_PER_MAC,
 };
-use super::login::{CHANGED, Refused, prove};
+use super::login::{CHANGED, Refused, goes_on, prove};
 use super::session::{NewSession, Phase};
 use super::{Asked, End, Event, Named, Outbox, Shard, USUAL_DATAGRAM_BYTES, common};
 use crate::trust::Ticket;
@@ -87,6 +88,7 @@ impl Shard {
             peer: asked.from,
             local: asked.local,
             kind: m.login_kind,
+            boots: m.login_kind == LoginKind::Boot || !goes_on(&ticket.body),
             capabilities: common(m.capabilities),
             vdisk,
             generation: self.shared.vdisk(vdisk).generation,
@@ -162,8 +164,13 @@ impl Shard {
             return Err(Refused::Rejected(RejectReason::NoRoom, text));
         }
         // Here and not at login: the node that serves the boot is the one that it loads. Repeats found their session above.
-        if new.kind == LoginKind::Boot && !self.shared.boot_slots.take(new.mac, now) {
-            return Err(Refused::Busy(BusyReason::BootLimit, BOOT_PAUSE_MS));
+        if new.boots {
+            if !self.shared.boot_slots.take(new.mac, now) {
+                return Err(Refused::Busy(BusyReason::BootLimit, BOOT_PAUSE_MS));
+            }
+            if new.kind != LoginKind::Boot {
+                self.counters.sessions_unproven.inc();
+            }
         }
         let new = NewSession { tag: self.random.u64(), device_name: new.device_name, ..*new };
         let index = self.sessions.add(&new, now);
@@ -274,6 +281,12 @@ impl Shard {
         if first {
             self.shared.boot_slots.free(mac);
         }
+        // From here on the device can prove that it goes on: also the node that it asks next takes no boot slot for it.
+        let mut ticket = [0; TICKET_BYTES_MAX];
+        let ticket = match self.sessions.get(index).role {
+            SessionRole::Standby => &[],
+            _ => self.fresh_ticket(index, asked, now, &mut ticket),
+        };
         let limits = &self.shared.limits;
         let wanted = if m.window == 0 { limits.reads_max } else { m.window };
         let reply = HandshakeReply {
@@ -286,6 +299,8 @@ impl Shard {
             read_bytes_max: u32::try_from(READ_BYTES_MAX).expect("64 KiB fits"),
             reads_max: wanted.min(limits.reads_max),
             unix_seconds: self.shared.wall_clock.unix_seconds(now),
+            ticket_bytes: u16::try_from(ticket.len()).expect("TICKET_BYTES_MAX fits"),
+            ticket_seconds: ticket_seconds(ticket),
             ..Default::default()
         };
         self.counters.handshakes.inc();
@@ -294,7 +309,7 @@ impl Shard {
             let event = Event::Handshake { mac, device_name, software, datagram_bytes };
             self.event(event, out);
         }
-        self.reply(asked, out, |buf| reply.encode(buf));
+        self.reply(asked, out, |buf| reply.encode_with_tail(ticket, buf));
     }
 
     fn handshake_fault(&self, m: &Handshake, index: u32) -> Option<RejectReason> {

@@ -1,7 +1,7 @@
 //! What a session has to do and how it ends: its jobs enter the queue, leave it, or go with it.
 
+use diskstream_wire::CloseReason;
 use diskstream_wire::time::Nanos;
-use diskstream_wire::{CloseReason, LoginKind};
 
 use super::jobs::{FLIGHT, NONE, NewJob, SESSION, Work};
 use super::session::Phase;
@@ -42,7 +42,7 @@ impl Shard {
             self.counters.notices_expired.inc();
         }
         // A boot that ends before its handshake, and was not begun again, boots no more.
-        let booting = session.kind == LoginKind::Boot && session.phase != Phase::Open;
+        let booting = session.boots && session.phase != Phase::Open;
         if booting && self.sessions.of_mac(session.mac).next().is_none() {
             self.shared.boot_slots.free(session.mac);
         }

@@ -192,9 +192,15 @@ impl Device {
         }
     }
 
+    /// Ends the boot; keeps the ticket that comes with it.
     pub fn shake_hands(&mut self, world: &mut World) -> HandshakeReply {
         let replies = self.ask(world, |buf, d| d.handshake().encode(buf));
-        let Message::HandshakeReply(reply) = replies[0].message() else { panic!("{replies:?}") };
+        let decoded = replies[0].decode();
+        let Message::HandshakeReply(reply) = decoded.message else { panic!("{replies:?}") };
+        assert_eq!(decoded.tail.len(), usize::from(reply.ticket_bytes));
+        if reply.ticket_bytes > 0 {
+            self.ticket = decoded.tail.to_vec();
+        }
         reply
     }
 
@@ -228,6 +234,7 @@ impl Device {
             content_id: shared.vdisk(0).content_id,
             vdisk: Text::new(&shared.vdisk(0).name),
             farm_epoch: shared.farm.epoch,
+            flags: 2,
             ..Default::default()
         };
         let mut sealed = [0; TICKET_BYTES_MAX];
