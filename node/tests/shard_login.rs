@@ -358,6 +358,46 @@ fn tables_are_bounded() {
 }
 
 #[test]
+fn a_device_that_reads_gets_the_place_of_the_standby_heard_of_longest_ago() {
+    let limits = Limits { sessions_max: 4, plans: 64, ..Limits::default() };
+    let mut world = World::new(Setup { limits, ..Setup::default() });
+    let standby = |n| Device { kind: LoginKind::Standby, ..Device::new(n) };
+    let mut standbys: Vec<Device> = Vec::new();
+    for n in 1..=3 {
+        standbys.push(standby(n).connect_as(&mut world));
+        world.pass(Nanos::from_secs(1));
+    }
+    // The first one has spoken since.
+    standbys[0].shake_hands(&mut world);
+    let mut fourth = standby(4);
+    fourth.login(&mut world);
+    assert_eq!(
+        rejected(&fourth.try_start(&mut world)),
+        RejectReason::NoRoom,
+        "never for a standby"
+    );
+    assert_eq!(world.counters(0).sessions_closed_evicted.get(), 0);
+    world.mail.clear();
+    // A start that nobody confirms displaces nobody; with the tag's echo the place is needed.
+    for (n, goes) in [(5, 1), (6, 2), (7, 0)] {
+        let mut comes = begin(&mut world, n);
+        let evicted = world.counters(0).sessions_closed_evicted.get();
+        comes.shake_hands(&mut world);
+        assert_eq!(world.counters(0).sessions_closed_evicted.get(), evicted + 1);
+        let mail = world.mail_for(standbys[goes].at);
+        let Message::SessionClosed(closed) = mail[0].message() else { panic!("{mail:?}") };
+        assert_eq!((closed.tag, closed.reason), (standbys[goes].tag, CloseReason::EndedByNode));
+    }
+    // Whoever reads displaces nobody who reads.
+    let mut last = begin(&mut world, 8);
+    last.shake_hands(&mut world);
+    let mut one_more = Device::new(9);
+    one_more.login(&mut world);
+    assert_eq!(rejected(&one_more.try_start(&mut world)), RejectReason::NoRoom);
+    assert_eq!(world.counters(0).sessions_closed_evicted.get(), 3);
+}
+
+#[test]
 fn the_same_mac_at_two_addresses_is_refused_while_the_first_is_alive() {
     let mut world = World::new(Setup::default());
     let mut first = Device::new(1).connect(&mut world);

@@ -350,6 +350,66 @@ fn a_standby_is_no_load_until_it_is_used() {
     assert_eq!(load(&world), (0, 0, 0), "silence");
 }
 
+/// Hedged reads, all of them answered.
+fn read_hedged(world: &mut World, device: &mut Device, count: u32) {
+    for _ in 0..count {
+        let mut read = device.read_message(0, UNIT);
+        read.flags = Flags::HEDGED;
+        device.send_read(world, &read);
+        world.run();
+        let mail = world.mail_for(device.at);
+        assert!(device.assemble(&read, &mail).complete);
+    }
+}
+
+#[test]
+fn a_standby_that_answers_most_reads_is_load() {
+    let mut world = World::new(Setup::default());
+    let mut leaning = Device { kind: LoginKind::Standby, ..at(1) }.connect_as(&mut world);
+    let mut honest = Device { kind: LoginKind::Standby, ..at(2) }.connect_as(&mut world);
+    let counts = |world: &mut World, device: &Device, role, reads| {
+        let (tag, session) = (device.tag, device.session);
+        let message = KeepAlive { tag, session, role, reads, ..Default::default() };
+        device.ask(world, |buf, _| message.encode(buf));
+    };
+    let standby = SessionRole::Standby;
+    for round in 0..4 {
+        // 30 of 31 reads, and 30 of 3,000.
+        read_hedged(&mut world, &mut leaning, 30);
+        read_hedged(&mut world, &mut honest, 30);
+        counts(&mut world, &leaning, standby, 31 * (round + 1));
+        counts(&mut world, &honest, standby, 3000 * (round + 1));
+        world.pass(Nanos::from_secs(20));
+        let serving = u32::from(round >= 1);
+        assert_eq!(load(&world), (serving, 2 - serving, serving), "round {round}");
+    }
+    let c = world.counters(0);
+    assert_eq!((c.standbys_leaning.get(), world.event("standby_leans")), (1, 1), "told once");
+    assert_eq!(c.standbys_promoted.get(), 0, "its device never said so");
+    // A drain waits for it like for any other.
+    world.drain(DrainState::Maintenance, 15);
+    assert_eq!(world.event("drain_finished"), 0);
+    world.step(0, Input::Resume);
+    // Its reads are answered elsewhere again.
+    counts(&mut world, &leaning, standby, 10_000);
+    world.pass(Nanos::from_secs(20));
+    assert_eq!(load(&world), (0, 2, 0));
+    // A device whose count says nothing, and one that counts more than anybody reads.
+    for told in [0, u64::MAX / 2] {
+        counts(&mut world, &leaning, standby, 10_000);
+        for _ in 0..2 {
+            read_hedged(&mut world, &mut leaning, 4001);
+            counts(&mut world, &leaning, standby, told);
+            world.pass(Nanos::from_secs(20));
+        }
+        assert_eq!(load(&world).0, 1, "{told}");
+        // By its own word it serves, and then it does not.
+        counts(&mut world, &leaning, SessionRole::Serving, told);
+        counts(&mut world, &leaning, standby, told);
+        assert_eq!(load(&world).0, 0);
+    }
+}
+
 #[test]
 fn a_standby_stays_where_it_asks() {
     let mut world = world("");

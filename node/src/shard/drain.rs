@@ -223,7 +223,7 @@ impl Shard {
                 return;
             }
             room = room.saturating_sub(1);
-            self.say_closed(index, out);
+            self.say_closed(index, Flags::DRAINING, out);
             self.close(index, End::Drained, now, out);
         }
         if let Some(drain) = &mut self.drain {
@@ -232,10 +232,11 @@ impl Shard {
         self.tell_end(out);
     }
 
-    fn say_closed(&mut self, index: u32, out: &mut Outbox) {
+    /// Tells a device that its session ends.
+    pub(super) fn say_closed(&mut self, index: u32, flags: Flags, out: &mut Outbox) {
         let session = self.sessions.get(index);
         let closed = SessionClosed {
-            flags: Flags::DRAINING,
+            flags,
             tag: session.tag,
             session: index,
             reason: CloseReason::EndedByNode,

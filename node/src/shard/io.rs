@@ -236,6 +236,12 @@ pub enum Event {
         session: u32,
         stood_by_s: u64,
     },
+    StandbyLeans {
+        mac: Mac,
+        peer: SocketAddr,
+        session: u32,
+        reads: u64,
+    },
     DiskFailed {
         vdisk: u32,
         offset: u64,
@@ -312,6 +318,7 @@ impl Event {
             Event::RebalanceStarted { .. } => "rebalance_started",
             Event::Paused { .. } => "paused",
             Event::StandbyPromoted { .. } => "standby_promoted",
+            Event::StandbyLeans { .. } => "standby_leans",
         }
     }
 
@@ -331,6 +338,7 @@ impl Event {
             | Event::DrainFinished { left_behind: 0, .. } => Severity::Info,
             Event::LoginRefused { .. }
             | Event::DuplicateDevice { .. }
+            | Event::StandbyLeans { .. }
             | Event::DiskOverdue { .. }
             | Event::Paused { .. }
             | Event::DrainFinished { .. } => Severity::Warning,
@@ -381,7 +389,8 @@ impl fmt::Display for Event {
             ),
             Event::LoginPlaced { .. }
             | Event::SessionEnded { .. }
-            | Event::StandbyPromoted { .. } => self.fmt_story(f),
+            | Event::StandbyPromoted { .. }
+            | Event::StandbyLeans { .. } => self.fmt_story(f),
             Event::DiskFailed { offset, errno, .. } => write!(
                 f,
                 "the store gave no bytes at offset {offset}: {errno}; devices read this range elsewhere. Check the disk"
@@ -446,6 +455,11 @@ impl Event {
             Event::StandbyPromoted { mac, peer, session, stood_by_s } => write!(
                 f,
                 "device {mac} at {peer}: session {session} serves it now, after {stood_by_s} s as its standby"
+            ),
+            Event::StandbyLeans { mac, peer, session, reads } => write!(
+                f,
+                "device {mac} at {peer}: session {session} is called a standby, but answers most of its reads ({reads} so \
+                 far), and counts as load: look whether its serving node is slow, or its software out of date"
             ),
             _ => Ok(()),
         }

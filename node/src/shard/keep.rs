@@ -244,11 +244,14 @@ impl Shard {
             if now.since(session.opened) > UNCONFIRMED_FOR {
                 self.close(index, End::Unconfirmed, now, out);
             }
-        } else if silence > Nanos::from_millis(u64::from(EXPIRY_MS)) {
-            self.close(index, End::Expired, now, out);
+            return;
+        }
+        if silence > Nanos::from_millis(u64::from(EXPIRY_MS)) {
+            return self.close(index, End::Expired, now, out);
         } else if session.notice.is_none() && !self.shared.vdisk(session.vdisk).is_eligible() {
             self.begin_notice(index, NoticeReason::VdiskIneligible, Nanos::NEVER, now);
         }
+        self.look_at_lean(index, now, out);
     }
 
     pub(super) fn count_unconfirmed(&self) {

@@ -29,6 +29,18 @@ pub const UNCONFIRMED_FOR: Nanos = Nanos::from_secs(10);
 /// A device heard of more recently is alive: the same MAC at another address is refused. Guessed: longer than any pause
 /// of a device that reads, short enough that a restarted one is let in on its second or third try.
 pub const ALIVE_FOR: Nanos = Nanos::from_secs(5);
+/// One in so many places of the session table is kept from standbys: serving logins that come together find room there, and the
+/// standbys heard of longest ago make it anew. Guessed: 512 of 8192, what comes within a round trip of a herd.
+pub const STANDBY_RESERVE: u32 = 16;
+/// How a standby is found to be used like a serving session: so long after the last look, it answered more than half of its device's
+/// reads and at least so many, twice in a row. Derived: two standby checks, which bring the device's own count; a failover lasts a
+/// quarter of a second, and afterwards the device says itself that the session serves.
+pub const LEAN_WINDOW: Nanos = Nanos::from_secs(20);
+/// Fewer reads than this in a window are no load, whatever their share. Guessed.
+pub const LEAN_READS_MIN: u64 = 20;
+/// More reads than this in a window are load, whatever the device counts. Derived: the 2 % that may be hedged, of 10,000 reads a
+/// second.
+pub const LEAN_READS_MAX: u64 = 4_000;
 /// A boot slot's life, unless the handshake frees it before (as in PVS).
 pub const BOOT_SLOT_FOR: Nanos = Nanos::from_secs(60);
 /// What a device is told to wait when the boot limit is reached (as in PVS), in milliseconds, before jitter.

@@ -94,7 +94,7 @@ impl Shard {
         self.count_read(read);
         let session = self.sessions.get_mut(index);
         (session.reads, session.read_at) = (session.reads + 1, now);
-        if session.role == SessionRole::Standby && !read.flags.has(Flags::HEDGED) {
+        if session.lean.says == SessionRole::Standby && !read.flags.has(Flags::HEDGED) {
             self.set_role(index, SessionRole::Serving, now, out);
         }
         let session = self.sessions.get(index);

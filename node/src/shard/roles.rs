@@ -1,11 +1,15 @@
 //! What a session is to its device, and what the node counts by it: a serving session is load, a standby is none.
+//!
+//! A device says what a session is to it. One that has its reads answered at a "standby" says so in vain: it counts as load, for
+//! placement as for a drain, until it reads elsewhere.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use diskstream_wire::SessionRole;
 use diskstream_wire::time::Nanos;
+use diskstream_wire::{Flags, SessionRole};
 
-use super::{Event, Mutation, Outbox, Shard};
+use super::limits::{LEAN_READS_MAX, LEAN_READS_MIN, LEAN_WINDOW, STANDBY_RESERVE};
+use super::{End, Event, Mutation, Outbox, Shard};
 
 /// Sessions of a shard by role. What the node says about its load is the sum over its shards.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,7 +18,69 @@ pub(super) struct Roles {
     pub(super) standby: u32,
 }
 
+/// What a device says of a session, and how far it leans on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lean {
+    /// Its device's word.
+    pub(super) says: SessionRole,
+    /// It is used like a serving one, whatever the word.
+    leans: bool,
+    /// The last window was like that, too.
+    suspect: bool,
+    since: Nanos,
+    /// Reads here, and the device's own count of all its reads, when the window began.
+    reads: u64,
+    device_reads: u64,
+}
+
+impl Lean {
+    pub(super) fn new(says: SessionRole, now: Nanos) -> Lean {
+        Lean { says, leans: false, suspect: false, since: now, reads: 0, device_reads: 0 }
+    }
+
+    fn role(&self) -> SessionRole {
+        if self.leans { SessionRole::Serving } else { self.says }
+    }
+}
+
 impl Shard {
+    /// The places that standbys leave free.
+    pub(super) fn standby_reserve(&self) -> usize {
+        (self.shared.limits.sessions_max / STANDBY_RESERVE).max(1) as usize
+    }
+
+    /// A serving session was confirmed. Where it took one of the last places, the standby that was heard of longest ago gives up its
+    /// own: its device finds another node, or none, and reads on either way. Not before the confirmation: a replayed start displaces
+    /// nobody.
+    pub(super) fn make_room(&mut self, now: Nanos, out: &mut Outbox) {
+        if self.roles.standby == 0 || self.sessions.places_left() >= self.standby_reserve() {
+            return;
+        }
+        // A walk over the table, but only while it is full and somebody comes.
+        let standbys = self.sessions.iter().filter(|(_, s)| s.role == SessionRole::Standby);
+        let oldest = standbys.min_by_key(|(_, s)| s.heard).map(|(index, _)| index);
+        if let Some(index) = oldest {
+            self.say_closed(index, Flags::NONE, out);
+            self.close(index, End::Evicted, now, out);
+        }
+    }
+
+    /// Looks whether a device has its reads answered at what it calls a standby.
+    pub(super) fn look_at_lean(&mut self, index: u32, now: Nanos, out: &mut Outbox) {
+        let session = self.sessions.get_mut(index);
+        let lean = &mut session.lean;
+        if lean.says != SessionRole::Standby || now.since(lean.since) < LEAN_WINDOW {
+            return;
+        }
+        let reads = session.reads - lean.reads;
+        let of = session.figures.reads.saturating_sub(lean.device_reads);
+        let much = reads > LEAN_READS_MAX || (reads >= LEAN_READS_MIN && reads > of / 2);
+        lean.leans = much && lean.suspect;
+        (lean.suspect, lean.since) = (much, now);
+        (lean.reads, lean.device_reads) = (session.reads, session.figures.reads);
+        self.settle_role(index, now, out);
+    }
+
     /// Counts a session in.
     pub(super) fn role_begins(&mut self, role: SessionRole, vdisk: u32) {
         let own = &self.shared.own;
@@ -43,22 +109,37 @@ impl Shard {
         self.show_roles();
     }
 
-    /// The device uses a session as another thing than before.
+    /// The device says what a session is to it, or shows it with a read.
     pub(super) fn set_role(&mut self, index: u32, role: SessionRole, now: Nanos, out: &mut Outbox) {
-        let session = self.sessions.get_mut(index);
-        let before = session.role;
+        let lean = &mut self.sessions.get_mut(index).lean;
         let role = if role == SessionRole::Standby { role } else { SessionRole::Serving };
+        if lean.says == role {
+            return;
+        }
+        lean.says = role;
+        // What it leaned on before it said so is no sign any more.
+        (lean.leans, lean.suspect) = (false, false);
+        self.settle_role(index, now, out);
+    }
+
+    fn settle_role(&mut self, index: u32, now: Nanos, out: &mut Outbox) {
+        let session = self.sessions.get_mut(index);
+        let (before, role) = (session.role, session.lean.role());
         if before == role {
             return;
         }
         session.role = role;
+        let (leans, reads) = (session.lean.leans, session.reads);
         let (mac, peer, vdisk) = (session.mac, session.peer, session.vdisk);
         let stood_by_s = now.since(session.opened).0 / 1_000_000_000;
         if self.mutation != Some(Mutation::ForgetPromoted) {
             self.role_ends(before, vdisk);
             self.role_begins(role, vdisk);
         }
-        if role == SessionRole::Serving {
+        if leans {
+            self.counters.standbys_leaning.inc();
+            self.event(Event::StandbyLeans { mac, peer, session: index, reads }, out);
+        } else if role == SessionRole::Serving {
             self.counters.standbys_promoted.inc();
             self.event(Event::StandbyPromoted { mac, peer, session: index, stood_by_s }, out);
         } else {

@@ -8,6 +8,7 @@ use diskstream_wire::{Capabilities, KeepAlive, LoginKind, Mac, NoticeReason, Ses
 
 use super::jobs::{Job, List, NONE};
 use super::limits::{JOBS_PER_SESSION, SESSION_BYTES_MAX};
+use super::roles::Lean;
 
 /// What a device says about itself in its keep-alives.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +92,8 @@ pub(super) struct Session {
     pub(super) boots: bool,
     /// Load, or kept warm for a failure of another node.
     pub(super) role: SessionRole,
+    /// What its device says that it is, and what it does.
+    pub(super) lean: Lean,
     pub(super) capabilities: Capabilities,
     /// Largest UDP payload that it was agreed to send.
     pub(super) datagram_bytes: u16,
@@ -216,6 +219,11 @@ impl Sessions {
         self.free.is_empty()
     }
 
+    /// Places that nobody has.
+    pub(super) fn places_left(&self) -> usize {
+        self.free.len()
+    }
+
     /// Opens a session in a free slot.
     pub(super) fn add(&mut self, new: &NewSession, now: Nanos) -> u32 {
         let index = self.free.pop().expect("the caller asked is_full");
@@ -231,6 +239,7 @@ impl Sessions {
             kind: new.kind,
             boots: new.boots,
             role: new.role(),
+            lean: Lean::new(new.role(), now),
             capabilities: new.capabilities,
             datagram_bytes: super::USUAL_DATAGRAM_BYTES,
             scheduled: false,

@@ -159,6 +159,12 @@ impl Shard {
         {
             self.close(oldest, End::Unconfirmed, now, out);
         }
+        if new.role() == SessionRole::Standby
+            && self.sessions.places_left() <= self.standby_reserve()
+        {
+            let text = "This node keeps its last places for devices that read: raise --sessions, or add a node";
+            return Err(Refused::Rejected(RejectReason::NoRoom, text));
+        }
         if self.sessions.is_full() {
             let text = "This node has no room for another device: raise --sessions, or add a node";
             return Err(Refused::Rejected(RejectReason::NoRoom, text));
@@ -216,7 +222,11 @@ impl Shard {
         let session = self.sessions.get_mut(index);
         session.phase = Phase::Single;
         let (kind, vdisk) = (session.kind, session.vdisk);
+        let serving = session.role == SessionRole::Serving;
         self.counters.sessions_started.inc();
+        if serving {
+            self.make_room(now, out);
+        }
         self.count_sessions();
         let vdisk = Text::new(&self.shared.vdisk(vdisk).name);
         self.event(Event::SessionStarted { mac, peer, session: index, kind, vdisk }, out);

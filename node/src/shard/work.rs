@@ -16,6 +16,7 @@ pub(super) enum End {
     Expired,
     Unconfirmed,
     Drained,
+    Evicted,
 }
 
 impl Shard {
@@ -64,6 +65,11 @@ impl Shard {
                 &c.sessions_closed_unconfirmed,
                 CloseReason::EndedByNode,
                 "its tag never came back",
+            ),
+            End::Evicted => (
+                &c.sessions_closed_evicted,
+                CloseReason::EndedByNode,
+                "a standby, and its place went to a device that reads",
             ),
             End::Drained => {
                 (&c.sessions_closed_drained, CloseReason::EndedByNode, "the node stops")
