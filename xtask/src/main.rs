@@ -95,6 +95,7 @@ fn test(args: &TestArgs) -> anyhow::Result<bool> {
         no_build: args.no_build,
         stand_in: args.stand_in,
         can_install: install::possible(),
+        tests_built: std::cell::Cell::new(false),
     };
     runner::run(&ctx, &chosen)
 }

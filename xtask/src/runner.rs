@@ -1,5 +1,6 @@
 //! Steps: what the test run is made of, how they are chosen, timed, logged and counted.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 use std::fs;
@@ -16,6 +17,8 @@ use crate::{clock, install};
 const LINES_OF_A_LOG: usize = 60;
 /// How much of what a check says is shown; all of it is in the log.
 const LINES_OF_A_FAILURE: usize = 30;
+/// Steps that the closing line names with their time.
+const SLOWEST_SHOWN: usize = 8;
 
 /// What every step knows.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub struct Ctx {
     pub stand_in: bool,
     /// `install` may use apt: then a missing tool is a failure, not a reason to skip.
     pub can_install: bool,
+    /// The unit tests were built in this run, and the programs that they start.
+    pub tests_built: Cell<bool>,
 }
 
 impl Ctx {
@@ -350,7 +355,7 @@ fn print_table(rows: &[Row], seconds: f64) {
         }
     }
     let sum = |count: fn(&Row) -> usize| rows.iter().map(count).sum::<usize>();
-    println!("\n{:.0} s in all", seconds);
+    println!("\n{seconds:.0} s in all, {}", slowest(rows));
     println!(
         "{} passed, {} failed, {} skipped",
         sum(|r| r.passed),
@@ -359,9 +364,34 @@ fn print_table(rows: &[Row], seconds: f64) {
     );
 }
 
+/// Where the time went: the steps that took longest, the longest first.
+fn slowest(rows: &[Row]) -> String {
+    let mut times: Vec<_> = rows.iter().map(|row| (row.name, row.seconds)).collect();
+    times.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    let shown = times.iter().take(SLOWEST_SHOWN).filter(|(_, seconds)| *seconds >= 1.0);
+    let shown: Vec<_> = shown.map(|(name, seconds)| format!("{name} {seconds:.0}")).collect();
+    format!("the longest: {}", shown.join(", "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_longest_steps_are_named_first() {
+        let row = |name, seconds| Row {
+            name,
+            verdict: Verdict::Passed,
+            seconds,
+            passed: 1,
+            failed: 0,
+            failures: Vec::new(),
+            skipped: Vec::new(),
+            notes: Vec::new(),
+        };
+        let rows = [row("fmt", 0.2), row("unit", 320.4), row("clippy", 90.0), row("sim", 150.0)];
+        assert_eq!(slowest(&rows), "the longest: unit 320, sim 150, clippy 90");
+    }
 
     fn steps() -> Vec<Step> {
         let step = |name, needs| Step { name, what: "", needs, run: |_| Ok(()) };

@@ -1,6 +1,7 @@
 //! The steps that cargo does: format, lints, docs, unit and model tests, fuzzing, the simulator, release builds.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::install;
@@ -11,6 +12,9 @@ use crate::{e2e, protocol, tidy};
 
 /// Compiling everything anew on two busy cores, and then some.
 const BUILD_WITHIN: Duration = Duration::from_mins(25);
+
+/// cargo-fuzz compiles a crate in one piece unless told otherwise, and all but one core wait for the largest ones.
+const FUZZ_UNITS: &str = "--codegen-units=16";
 
 const fn step(
     name: &'static str,
@@ -142,6 +146,7 @@ fn unit(job: &mut Job<'_>) -> anyhow::Result<()> {
             ],
         )?
     };
+    job.ctx.tests_built.set(true);
     let doc = run_tests(job, &["test", "--workspace", "--locked", "--no-fail-fast", "--doc"])?;
     count(job, &format!("{text}{doc}"))
 }
@@ -216,7 +221,7 @@ impl Counts {
 fn loom(job: &mut Job<'_>) -> anyhow::Result<()> {
     let args = [
         "test",
-        "--release",
+        "--profile=loom",
         "--locked",
         "-p",
         "diskstream-ring",
@@ -235,14 +240,17 @@ fn loom(job: &mut Job<'_>) -> anyhow::Result<()> {
 
 fn sim(job: &mut Job<'_>) -> anyhow::Result<()> {
     // Not the release profile: a judge's panic must unwind, so that the next seed runs.
+    let program = sim_program(job)?;
     let seeds = job.ctx.sim_seeds.to_string();
     job.check(&format!("{seeds} seeds"), |job| {
-        let args = ["run", "--locked", "-p", "diskstream-sim", "--", "--seeds", &seeds];
-        job.run(&mut job.ctx.cargo(&args), BUILD_WITHIN).map(drop)
+        let mut command = proc::command(&program);
+        command.current_dir(&job.ctx.root).args(["--seeds", &seeds]);
+        job.run(&mut command, BUILD_WITHIN).map(drop)
     });
     job.check("the planted mutations are caught", |job| {
-        let args = ["run", "--locked", "-p", "diskstream-sim", "--", "--mutations"];
-        let text = job.run(&mut job.ctx.cargo(&args), BUILD_WITHIN)?;
+        let mut command = proc::command(&program);
+        command.current_dir(&job.ctx.root).arg("--mutations");
+        let text = job.run(&mut command, BUILD_WITHIN)?;
         let caught = text
             .lines()
             .filter(|line| line.contains("caught") && !line.contains("not caught"))
@@ -251,6 +259,18 @@ fn sim(job: &mut Job<'_>) -> anyhow::Result<()> {
         Ok(())
     });
     Ok(())
+}
+
+/// The simulator's program. The unit tests have built it, with the features of the whole workspace; alone it is built with its own,
+/// which takes a minute and a half of compiling what is there already.
+fn sim_program(job: &mut Job<'_>) -> anyhow::Result<PathBuf> {
+    if !job.ctx.tests_built.get() {
+        let args = ["build", "--locked", "-p", "diskstream-sim"];
+        job.run(&mut job.ctx.cargo(&args), BUILD_WITHIN)?;
+    }
+    let program = job.ctx.target.join("debug").join("diskstream-sim");
+    anyhow::ensure!(program.exists(), "{} is missing", program.display());
+    Ok(program)
 }
 
 fn fuzz(job: &mut Job<'_>) -> anyhow::Result<()> {
@@ -265,14 +285,14 @@ fn fuzz(job: &mut Job<'_>) -> anyhow::Result<()> {
     let list = job.run(&mut fuzz_command(job, &["list"]), Duration::from_mins(5))?;
     let targets: Vec<_> = list.split_whitespace().map(str::to_owned).collect();
     anyhow::ensure!(!targets.is_empty(), "no fuzz target");
-    job.run(&mut fuzz_command(job, &["build"]), BUILD_WITHIN)?;
+    job.run(&mut fuzz_command(job, &["build", FUZZ_UNITS]), BUILD_WITHIN)?;
     let scratch = Scratch::small()?;
     for target in targets {
         job.check(&target, |job| {
             // What is found goes into the first folder; the repository's own corpus is only read.
             let found = scratch.path(&target);
             fs::create_dir(&found)?;
-            let mut command = fuzz_command(job, &["run", &target]);
+            let mut command = fuzz_command(job, &["run", FUZZ_UNITS, &target]);
             command.arg(found);
             let corpus = fuzz.join("corpus").join(&target);
             if corpus.is_dir() {
@@ -302,7 +322,7 @@ fn fuzz_command(job: &Job<'_>, args: &[&str]) -> std::process::Command {
 }
 
 fn cargo_bin_has(tool: &str) -> bool {
-    let home = std::env::var_os("CARGO_HOME").map(std::path::PathBuf::from);
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| std::env::home_dir().map(|h| h.join(".cargo")));
     home.is_some_and(|h| h.join("bin").join(tool).exists())
 }
@@ -312,8 +332,11 @@ fn build(job: &mut Job<'_>) -> anyhow::Result<()> {
         job.note("told not to");
         return Ok(());
     }
-    let args = ["build", "--release", "--workspace", "--bins", "--locked"];
-    job.run(&mut job.ctx.cargo(&args), BUILD_WITHIN)?;
+    // Not the simulator: it switches planted defects on, which then are in every program of the same build. (And `cargo run` of the
+    // quickstart would build the node once more without them.)
+    let args = ["build", "--release", "--workspace", "--exclude=diskstream-sim", "--exclude=xtask"];
+    let mut command = job.ctx.cargo(&args);
+    job.run(command.args(["--bins", "--locked"]), BUILD_WITHIN)?;
     for name in ["diskstream-node", "diskstream-device", "diskstream-bench"] {
         let size = fs::metadata(job.ctx.program(name))?.len();
         job.note(format!("{name}: {:.1} MiB", size as f64 / f64::from(1 << 20)));

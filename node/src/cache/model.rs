@@ -1,6 +1,6 @@
 //! The cache under the model checker: every interleaving (up to a bound of preemptions) of a few threads on two frames.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test -p diskstream-node --release --lib loom`. The bytes are watched cells, so a frame that
+//! `RUSTFLAGS="--cfg loom" cargo test -p diskstream-node --profile loom --lib loom`. The bytes are watched cells, so a frame that
 //! is written while somebody holds a pin on it fails the model, as do two loads of one key and a lost wake-up.
 #![cfg(loom)]
 
