@@ -35,7 +35,7 @@ use self::lies::Liar;
 use self::packet::PACKET_BYTES_MAX;
 use crate::random::Random;
 
-/// Datagrams are sent in bursts this far apart. Guessed: fifty of them at the default rate, which no receive buffer minds.
+/// Datagrams are sent in bursts this far apart. Guessed: 25 of them at the default rate, which no receive buffer minds.
 const BURST_EVERY: Nanos = Nanos::from_millis(1);
 /// The wait when the interface's queue is full.
 const FULL_PAUSE: Duration = Duration::from_micros(200);

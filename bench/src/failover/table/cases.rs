@@ -129,12 +129,12 @@ pub const CASES: [Case; 12] = [
             DEATH,
         ],
     },
-    // Twenty seconds of forgeries, and some for those that come late.
+    // Forty seconds of forgeries, and some for those that come late.
     Case {
         name: "1,000,000 forged datagrams from off the path",
         flags: "--mode none --forged 1000000",
-        seconds: 24,
-        quick_seconds: 24,
+        seconds: 44,
+        quick_seconds: 44,
         bounds: &[
             UNNEEDED,
             Bound { key: "devices_moved", unit: "devices", must: 0.0, aim: 0.0 },
