@@ -12,6 +12,7 @@ local ENUMS = {
   notice_reason = { [1] = "stopping", [2] = "vdisk_ineligible", [3] = "rebalance", },
   close_reason = { [1] = "detached", [2] = "moved", [3] = "ended_by_node", },
   session_role = { [0] = "serving", [1] = "standby", },
+  move_reason = { [0] = "none", [1] = "node_silent", [2] = "notice", [3] = "draining", [4] = "unknown_session", [5] = "ended_by_node", [6] = "store_errors", [7] = "wrong_content", },
   fragment_size = { [1] = "1024 B", [2] = "1376 B", [3] = "4096 B", [4] = "8192 B", },
 }
 local FLAGS = { "draining", "authenticated", "single", "hedged", "again" }
@@ -228,7 +229,8 @@ local MESSAGES = {
     { name = "moves", type = "u32", offset = 80, bytes = 4, doc = "Moves to another node since the device started." },
     { name = "write_cache", type = "write_cache_type", offset = 84, bytes = 1, doc = "Where the device keeps what it writes." },
     { name = "role", type = "session_role", offset = 85, bytes = 1, doc = "What this session is to the device. A node counts a standby as no load." },
-    { name = "reserved", type = "reserved", offset = 86, bytes = 2, doc = "Zero." },
+    { name = "moved", type = "move_reason", offset = 86, bytes = 1, doc = "Why the device moved last; `none`: it has not." },
+    { name = "reserved", type = "reserved", offset = 87, bytes = 1, doc = "Zero." },
     { name = "sum_mismatches", type = "u64", offset = 88, bytes = 8, doc = "Units whose integrity sum did not match, since the device started." },
     { name = "outstanding", type = "u32", offset = 96, bytes = 4, doc = "Reads that are outstanding." },
     { name = "ticket_age_s", type = "u32", offset = 100, bytes = 4, doc = "Seconds since the device asked for a fresh ticket; `u32::MAX`: it wants one now." },

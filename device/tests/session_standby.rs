@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 
 use diskstream_device::session::{Channel, Event, MoveCause, StandbyEnd, State};
 use diskstream_wire::{
-    BusyReason, CloseReason, LoginKind, Nanos, Notice, NoticeReason, ReadErrorCode, SessionRole,
+    BusyReason, CloseReason, LoginKind, MoveReason, Nanos, Notice, NoticeReason, ReadErrorCode,
+    SessionRole,
 };
 use session_support::node::{Image, Reads};
 use session_support::{Fate, Packet, World, ms, node_addr};
@@ -303,7 +304,8 @@ fn a_dead_node_costs_no_login_and_no_long_stall() {
     let counters = world.session.counters();
     assert_eq!((counters.promotions, counters.reconnects), (1, 0));
     assert!(counters.hedged_reads > 0 && counters.hedges_won > 0);
-    assert!(world.node(2).keep_alives.iter().any(|keep| keep.role == SessionRole::Serving));
+    let told = world.node(2).keep_alives.iter().find(|keep| keep.role == SessionRole::Serving);
+    assert_eq!(told.unwrap().moved, MoveReason::NodeSilent, "the node counts why");
     let last = world.session.status(world.now).last_move.unwrap();
     assert_eq!((last.from, last.to), (node_addr(1), node_addr(2)));
     assert!(last.stall_ms < 60, "hedges had ended the stall before: {}", last.stall_ms);

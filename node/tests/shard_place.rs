@@ -14,8 +14,8 @@ use diskstream_node::shard::{Input, VdiskEntry};
 use diskstream_node::trust::TicketExpectation;
 use diskstream_node::view::{DrainState, HeldVersion, Load, PeerState, PeerView};
 use diskstream_wire::{
-    BusyReason, CloseReason, ContentId, Flags, KeepAlive, LoginKind, Message, Nanos, RejectReason,
-    SessionClose, SessionRole, node_entries, nodes_digest,
+    BusyReason, CloseReason, ContentId, Flags, KeepAlive, LoginKind, Message, MoveReason, Nanos,
+    RejectReason, SessionClose, SessionRole, node_entries, nodes_digest,
 };
 
 use shard_support::device::Device;
@@ -128,6 +128,9 @@ fn a_node_without_the_bytes_hands_over() {
     empty.publish(&away);
     let mut again = Device { kind: LoginKind::Reconnect, ticket: device.ticket.clone(), ..at(1) };
     assert_eq!(rejected(&again.try_login(&mut empty)).0, RejectReason::NoEligibleNode);
+    let c = empty.counters(0);
+    let refused = (c.place_refused_missing.get(), c.place_refused_none_takes_devices.get());
+    assert_eq!(refused, (1, 1));
 }
 
 #[test]
@@ -156,6 +159,7 @@ fn one_changed_byte_is_another_content() {
     newer.publish(&[]);
     let mut again = Device { kind: LoginKind::Reconnect, ticket: device.ticket.clone(), ..at(1) };
     assert_eq!(rejected(&again.try_login(&mut newer)).0, RejectReason::VersionPending);
+    assert_eq!(newer.counters(0).place_refused_other_version.get(), 1);
 }
 
 #[test]
@@ -177,6 +181,7 @@ fn fixed_affinity_stays_inside_the_subnet() {
     let (reason, text) = rejected(&at(1).try_login(&mut world));
     assert_eq!(reason, RejectReason::NoEligibleNode);
     assert!(text.contains("subnet"), "{text}");
+    assert_eq!(world.counters(0).place_refused_subnet.get(), 1);
     world.publish(&[b(&world), c(&world)]);
     for _ in 0..8 {
         let transfer = at(1).login(&mut world);
@@ -220,6 +225,7 @@ fn a_pinned_vdisk_has_one_node() {
     assert_eq!((ticket.body.flags, ticket.nodes().len()), (1, 1));
     pinned.publish(&[PeerView { state: PeerState::Down, ..b(&pinned) }, c(&pinned)]);
     assert_eq!(rejected(&at(1).try_login(&mut pinned)).0, RejectReason::NoEligibleNode);
+    assert_eq!(pinned.counters(0).place_refused_pinned.get(), 1);
 
     let mut here = world("node = \"a\"");
     here.publish(&[b(&here), c(&here)]);
@@ -267,6 +273,7 @@ fn logins_on_their_way_count_and_so_do_full_boot_slots() {
     world.publish(&[PeerView { load: full, ..b(&world) }]);
     let mail = at(3).try_login(&mut world);
     assert!(matches!(mail.message(), Message::LoginBusy(m) if m.reason == BusyReason::BootLimit));
+    assert_eq!(world.counters(0).place_refused_boot_slots.get(), 1);
     two.kind = LoginKind::Reconnect;
     two.login(&mut world);
 }
@@ -289,6 +296,7 @@ fn keep_alive(world: &mut World, device: &Device, role: SessionRole, hedges: u32
         tag: device.tag,
         session: device.session,
         role,
+        moved: if hedges == 0 { MoveReason::Other(99) } else { MoveReason::NodeSilent },
         hedges,
         hedges_won: hedges / 2,
         moves: hedges / 10,
@@ -335,6 +343,12 @@ fn a_standby_is_no_load_until_it_is_used() {
     let figures = (c.device_hedges.get(), c.device_hedges_won.get(), c.device_moves.get());
     assert_eq!(figures, (20, 10, 2));
     assert_eq!(c.device_read_longest.count(), 1);
+    // Why it came is counted once for each time that it came: first it had not moved, then it had.
+    assert_eq!((c.moves_node_silent.get(), c.standby_checks.get()), (1, 2));
+    keep_alive(&mut world, &standby, SessionRole::Serving, 120);
+    assert_eq!(c.moves_node_silent.get(), 1);
+    keep_alive(&mut world, &serving, SessionRole::Serving, 0);
+    assert_eq!(world.counters(0).moves_other.get(), 1, "an unknown cause of a newer device");
     // However sessions end, the load goes with them.
     let close = SessionClose {
         tag: serving.tag,

@@ -1,7 +1,7 @@
 //! Messages that keep, move and end a session.
 
 use crate::layout::message;
-use crate::values::{CloseReason, NoticeReason, Reserved, SessionRole, WriteCacheType};
+use crate::values::{CloseReason, MoveReason, NoticeReason, Reserved, SessionRole, WriteCacheType};
 
 message! {
     /// The node does not know this session (it restarted, or ended it): log in again at once. Echoes the tag of what it
@@ -41,8 +41,10 @@ message! {
         write_cache: WriteCacheType = "write_cache_type" @ 84,
         /// What this session is to the device. A node counts a standby as no load.
         role: SessionRole = "session_role" @ 85,
+        /// Why the device moved last; `none`: it has not.
+        moved: MoveReason = "move_reason" @ 86,
         /// Zero.
-        reserved: Reserved<2> = "reserved" @ 86,
+        reserved: Reserved<1> = "reserved" @ 87,
         /// Units whose integrity sum did not match, since the device started.
         sum_mismatches: u64 = "u64" @ 88,
         /// Reads that are outstanding.

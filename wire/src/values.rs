@@ -452,6 +452,28 @@ meaning! {
 }
 
 meaning! {
+    /// Why a device went to another node, or logged in again at the same one.
+    MoveReason = "move_reason" {
+        /// It has not moved.
+        None = 0, "none";
+        /// Probes were not answered.
+        NodeSilent = 1, "node_silent";
+        /// The node sent a notice.
+        Notice = 2, "notice";
+        /// The node marked its replies.
+        Draining = 3, "draining";
+        /// The node did not know the session: it restarted.
+        UnknownSession = 4, "unknown_session";
+        /// The node ended the session.
+        EndedByNode = 5, "ended_by_node";
+        /// The node's store failed repeatedly.
+        StoreErrors = 6, "store_errors";
+        /// The node served another content.
+        WrongContent = 7, "wrong_content";
+    }
+}
+
+meaning! {
     /// What a session is to its device.
     SessionRole = "session_role" {
         /// Reads are asked here.
@@ -473,6 +495,7 @@ pub fn meanings() -> impl Iterator<Item = &'static crate::layout::Meaning> {
         NoticeReason::MEANING,
         CloseReason::MEANING,
         SessionRole::MEANING,
+        MoveReason::MEANING,
     ];
     ALL.iter()
 }

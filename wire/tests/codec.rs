@@ -249,7 +249,7 @@ fn the_tables_are_whole() {
             let bytes = match row.ty {
                 "u8" | "fragment_size" | "login_kind" | "reject_reason" | "busy_reason"
                 | "read_error" | "image_mode" | "write_cache_type" | "notice_reason"
-                | "close_reason" | "session_role" => Some(1),
+                | "close_reason" | "session_role" | "move_reason" => Some(1),
                 "u16" => Some(2),
                 "u32" => Some(4),
                 "u64" | "capabilities" => Some(8),

@@ -405,6 +405,7 @@ fn session_messages() -> Vec<(&'static str, Message)> {
                 moves: 2,
                 write_cache: WriteCacheType::RamOverflow,
                 role: SessionRole::Standby,
+                moved: MoveReason::NodeSilent,
                 reserved: Reserved,
                 sum_mismatches: 5,
                 outstanding: 32,

@@ -176,7 +176,8 @@ fn unknown_numbers_are_kept() {
         WriteCacheType,
         NoticeReason,
         CloseReason,
-        SessionRole
+        SessionRole,
+        MoveReason
     );
 }
 
@@ -245,7 +246,7 @@ fn time_saturates() {
 fn meanings_are_listed_as_they_are_defined() {
     let listed: Vec<_> = meanings().collect();
     let types: std::collections::BTreeSet<_> = listed.iter().map(|m| m.ty).collect();
-    assert_eq!(types.len(), 9);
+    assert_eq!(types.len(), 10);
     let used: std::collections::BTreeSet<_> =
         tables().flat_map(|t| t.rows).map(|row| row.ty).filter(|ty| types.contains(ty)).collect();
     assert_eq!(used, types, "every meaning is the type of some field");

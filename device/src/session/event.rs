@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use diskstream_wire::{
-    BusyReason, ContentId, ImageMode, Nanos, RejectReason, Text, WriteCacheType,
+    BusyReason, ContentId, ImageMode, MoveReason, Nanos, RejectReason, Text, WriteCacheType,
 };
 
 /// Which of the device's sockets a datagram uses. A driver may map several to one socket.
@@ -83,6 +83,20 @@ impl MoveCause {
         MoveCause::StoreErrors,
         MoveCause::WrongContent,
     ];
+
+    /// What a node is told.
+    #[must_use]
+    pub const fn reason(self) -> MoveReason {
+        match self {
+            MoveCause::NodeSilent => MoveReason::NodeSilent,
+            MoveCause::Notice => MoveReason::Notice,
+            MoveCause::Draining => MoveReason::Draining,
+            MoveCause::UnknownSession => MoveReason::UnknownSession,
+            MoveCause::EndedByNode => MoveReason::EndedByNode,
+            MoveCause::StoreErrors => MoveReason::StoreErrors,
+            MoveCause::WrongContent => MoveReason::WrongContent,
+        }
+    }
 
     /// A stable label for logs and metrics.
     #[must_use]

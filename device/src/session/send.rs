@@ -146,6 +146,7 @@ impl Session {
             moves: u32::try_from(self.counters.moves).unwrap_or(u32::MAX),
             write_cache: self.config.write_cache,
             role: if serves { SessionRole::Serving } else { SessionRole::Standby },
+            moved: self.last_move.map(|last| last.cause.reason()).unwrap_or_default(),
             sum_mismatches: self.counters.sum_mismatches,
             outstanding,
             ticket_age_s: if wants_ticket { u32::MAX } else { age.unwrap_or(u32::MAX) },

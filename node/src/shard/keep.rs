@@ -7,8 +7,8 @@ use diskstream_wire::limits::{
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{
     Capabilities, CloseReason, ExtentEntry, Extents, ExtentsRequest, KeepAlive, KeepAliveReply,
-    NodeEntry, NoticeReason, PathProbe, PathProbeReply, ReadErrorCode, SessionClose, SessionClosed,
-    SessionRole, nodes_digest,
+    MoveReason, NodeEntry, NoticeReason, PathProbe, PathProbeReply, ReadErrorCode, SessionClose,
+    SessionClosed, SessionRole, nodes_digest,
 };
 
 use super::jobs::{NewJob, Work};
@@ -39,6 +39,7 @@ impl Shard {
         self.counters.keep_alives.inc();
         self.take_figures(m, index, now);
         self.set_role(index, m.role, now, out);
+        self.count_arrival(index, m);
         let mut ticket = [0; TICKET_BYTES_MAX];
         let renew = m.ticket_age_s >= TICKET_RENEW_SECONDS;
         let ticket =
@@ -99,6 +100,30 @@ impl Shard {
         }
         self.counters.node_lists_renewed.inc();
         list
+    }
+
+    /// Why a device came, told with its first keep-alive as a device that is served here.
+    fn count_arrival(&mut self, index: u32, m: &KeepAlive) {
+        let session = self.sessions.get_mut(index);
+        let serves = m.role != SessionRole::Standby;
+        if !serves {
+            self.counters.standby_checks.inc();
+        }
+        if std::mem::replace(&mut session.arrival_counted, serves) || !serves {
+            return;
+        }
+        let c = &self.counters;
+        match m.moved {
+            MoveReason::None => {}
+            MoveReason::NodeSilent => c.moves_node_silent.inc(),
+            MoveReason::Notice => c.moves_notice.inc(),
+            MoveReason::Draining => c.moves_draining.inc(),
+            MoveReason::UnknownSession => c.moves_unknown_session.inc(),
+            MoveReason::EndedByNode => c.moves_ended_by_node.inc(),
+            MoveReason::StoreErrors => c.moves_store_errors.inc(),
+            MoveReason::WrongContent => c.moves_wrong_content.inc(),
+            MoveReason::Other(_) => c.moves_other.inc(),
+        }
     }
 
     /// What the device says of itself. It counts since its start, the node since its own: only what is new counts, and only

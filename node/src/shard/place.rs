@@ -182,27 +182,32 @@ impl Shard {
     ) -> Result<Place, Refused> {
         let node = &self.shared.farm.nodes[pinned];
         let text = "The vDisk is pinned to one node, and that node does not take devices now: start it, or unpin the vDisk";
-        let away = Refused::Rejected(RejectReason::NoEligibleNode, text);
+        let away = |shard: &Shard| {
+            shard.counters.place_refused_pinned.inc();
+            Refused::Rejected(RejectReason::NoEligibleNode, text)
+        };
         let mut nodes = NodeList::new();
         let peer = view.peers.iter().position(|peer| peer.name == node.name);
         let own = self.own_candidate(question, content_id, asked, now);
         let (here, at) = if pinned == self.shared.own_node {
             if own.drain != DrainState::Serving {
+                self.counters.place_refused_draining.inc();
                 return Err(Refused::Busy(BusyReason::Draining, DRAINING_PAUSE_MS));
             }
             if !own.holds {
                 return Err(self.nobody(question, Some(content_id)));
             }
             if own.boot_full {
+                self.counters.place_refused_boot_slots.inc();
                 return Err(Refused::Busy(BusyReason::BootLimit, BOOT_PAUSE_MS));
             }
             nodes.push(own.entry);
             (own.sessions, Node::Own)
         } else {
-            let Some(index) = peer else { return Err(away) };
+            let Some(index) = peer else { return Err(away(self)) };
             let peer = &view.peers[index];
             if peer.state == PeerState::Down || peer.drain != DrainState::Serving {
-                return Err(away);
+                return Err(away(self));
             }
             nodes.push(peer.entry());
             (peer.load.sessions, Node::Peer(index))
@@ -246,8 +251,12 @@ impl Shard {
         content_id: Option<ContentId>,
     ) -> Refused {
         match none {
-            NoPlace::BootSlots => Refused::Busy(BusyReason::BootLimit, BOOT_PAUSE_MS),
+            NoPlace::BootSlots => {
+                self.counters.place_refused_boot_slots.inc();
+                Refused::Busy(BusyReason::BootLimit, BOOT_PAUSE_MS)
+            }
             NoPlace::Subnet => {
+                self.counters.place_refused_subnet.inc();
                 let text = "The vDisk is served only inside its device's subnet, and no node there takes devices: add one, or relax subnet_affinity";
                 Refused::Rejected(RejectReason::NoEligibleNode, text)
             }
@@ -259,6 +268,7 @@ impl Shard {
     fn nobody(&mut self, question: &Question, content_id: Option<ContentId>) -> Refused {
         let own = Arc::clone(self.shared.vdisk(question.vdisk));
         if self.drain.is_some() && content_id.is_none_or(|id| own.content_id == id) {
+            self.counters.place_refused_draining.inc();
             return Refused::Busy(BusyReason::Draining, DRAINING_PAUSE_MS);
         }
         let view = self.farm_view();
@@ -270,13 +280,16 @@ impl Shard {
                     .any(|v| v.vdisk == own.name && content_id.is_none_or(|id| v.content_id == id))
         };
         if view.peers.iter().any(held) {
+            self.counters.place_refused_none_takes_devices.inc();
             let text = "The nodes that hold this version take no devices now: resume one of them, or start another";
             return Refused::Rejected(RejectReason::NoEligibleNode, text);
         }
         if own.is_here() && content_id.is_some_and(|id| own.content_id != id) {
+            self.counters.place_refused_other_version.inc();
             let text = "The nodes hold another version of the vDisk than the one that is wanted: copy that one to a node, or boot again";
             return Refused::Rejected(RejectReason::VersionPending, text);
         }
+        self.counters.place_refused_missing.inc();
         Refused::Rejected(RejectReason::VersionMissing, CHANGED)
     }
 

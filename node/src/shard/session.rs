@@ -134,6 +134,8 @@ pub(super) struct Session {
     /// The login that made it, so that a repeat finds it: the device's nonce.
     pub(super) nonce: [u8; 16],
     pub(super) figures: DeviceFigures,
+    /// Whether it was counted why its device came; a standby's device has not come yet.
+    pub(super) arrival_counted: bool,
     /// Whether the figures of before are known: a device that comes from elsewhere has counted there already.
     pub(super) figures_known: bool,
     pub(super) device_name: Text<32>,
@@ -264,6 +266,7 @@ impl Sessions {
             serial: slot.serial,
             nonce: new.nonce,
             figures: DeviceFigures::default(),
+            arrival_counted: false,
             figures_known: new.kind == LoginKind::Boot,
             device_name: new.device_name,
         });
