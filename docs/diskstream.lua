@@ -88,7 +88,9 @@ local MESSAGES = {
     { name = "proof", type = "bytes", offset = 64, bytes = 32, doc = "Keyed BLAKE3 over ticket, nonce, MAC under the device key; zero where the device has none." },
     { name = "vdisk", type = "text", offset = 96, bytes = 64, doc = "The vDisk that the device wants." },
     { name = "ticket_bytes", type = "u16", offset = 160, bytes = 2, doc = "Bytes of the ticket in the tail." },
-    { name = "reserved", type = "reserved", offset = 162, bytes = 30, doc = "Zero." },
+    { name = "reserved", type = "reserved", offset = 162, bytes = 6, doc = "Zero." },
+    { name = "former_tag", type = "u64", offset = 168, bytes = 8, doc = "Tag of the device's last session at this node; 0: none. A device whose address changed takes that session's place at once." },
+    { name = "reserved_end", type = "reserved", offset = 176, bytes = 16, doc = "Zero." },
   } },
   [0x0a] = { name = "LoginComplete", filter = "login_complete", to_node = false, bytes = 64, rows = {
     { name = "session", type = "u32", offset = 32, bytes = 4, doc = "Index of the session at its shard: every request names it." },

@@ -259,9 +259,12 @@ fn a_dead_path_that_answers_first_is_taken_back() {
 #[test]
 fn a_restarted_node_is_logged_in_at_again_at_once() {
     let mut world = opened(1);
+    let (tag, _) = *world.node(1).sessions.values().next().unwrap();
+    assert_eq!(world.node(1).last_service.clone().unwrap().0.former_tag, 0);
     world.node(1).restart();
     let time = world.read(65_536, 65_536, Nanos::from_secs(1));
     assert!(time < ms(30), "{time:?}");
+    assert_eq!(world.node(1).last_service.clone().unwrap().0.former_tag, tag, "who it was");
     assert_eq!(world.session.counters().unknown_session, 1);
     assert_eq!(moved(&world, MoveCause::UnknownSession), 1);
     assert_eq!(world.session.counters().logins, 1, "by ticket, not from the start");

@@ -424,6 +424,34 @@ fn the_same_mac_at_two_addresses_is_refused_while_the_first_is_alive() {
 }
 
 #[test]
+fn a_device_whose_address_changed_takes_its_session_over_at_once() {
+    let mut world = World::new(Setup::default());
+    let first = Device::new(1).connect(&mut world);
+    let elsewhere = addr("10.0.1.200:6905");
+    let moved = |former_tag| Device {
+        at: elsewhere,
+        nonce: [9; 16],
+        kind: LoginKind::Reconnect,
+        former_tag,
+        ..first.clone()
+    };
+    for wrong in [0, first.tag ^ 1] {
+        assert_eq!(rejected(&moved(wrong).try_start(&mut world)), RejectReason::DuplicateDevice);
+    }
+    let mut again = moved(first.tag);
+    let mail = again.try_start(&mut world);
+    assert!(matches!(mail.message(), Message::LoginComplete(_)), "{:?}", mail.message());
+    // Whoever only recorded the start has not displaced anybody: the new tag has not come back yet.
+    first.clone().read_right(&mut world, 0, UNIT);
+    assert_eq!(world.counters(0).sessions_readdressed.get(), 0);
+    assert_eq!(again.shake_hands(&mut world).accepted, 1);
+    again.read_right(&mut world, 0, UNIT);
+    let c = world.counters(0);
+    assert_eq!((c.sessions_readdressed.get(), c.sessions_closed_replaced.get()), (1, 1));
+    assert_eq!(world.shards[0].sessions().count(), 1);
+}
+
+#[test]
 fn a_repeated_or_replayed_start_displaces_nothing() {
     let mut world = World::new(Setup::default());
     let mut device = Device::new(1);

@@ -159,7 +159,11 @@ message! {
         /// Bytes of the ticket in the tail.
         ticket_bytes: u16 = "u16" @ 160,
         /// Zero.
-        reserved: Reserved<30> = "reserved" @ 162,
+        reserved: Reserved<6> = "reserved" @ 162,
+        /// Tag of the device's last session at this node; 0: none. A device whose address changed takes that session's place at once.
+        former_tag: u64 = "u64" @ 168,
+        /// Zero.
+        reserved_end: Reserved<16> = "reserved" @ 176,
     }
 }
 

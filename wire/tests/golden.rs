@@ -145,6 +145,8 @@ fn login_messages() -> Vec<(&'static str, Message)> {
                 vdisk: Text::new("win11-prod"),
                 ticket_bytes: 4,
                 reserved: Reserved,
+                former_tag: SESSION_TAG,
+                reserved_end: Reserved,
             }),
         ),
         (

@@ -14,11 +14,13 @@ pub struct Node {
     pub not_before: Nanos,
     /// The same for a standby's session: what is said to that does not keep the device from going there in need.
     pub no_standby_before: Nanos,
+    /// Tag of the last session there; 0: none was.
+    pub former_tag: u64,
 }
 
 impl Node {
     fn new(login: SocketAddr) -> Node {
-        Node { login, not_before: Nanos::ZERO, no_standby_before: Nanos::ZERO }
+        Node { login, not_before: Nanos::ZERO, no_standby_before: Nanos::ZERO, former_tag: 0 }
     }
 }
 
@@ -70,15 +72,28 @@ impl Nodes {
         now: Nanos,
     ) {
         self.changed = true;
-        self.eligible.clear();
-        self.eligible.push(Node::new(chosen));
-        for entry in list {
-            let Some(login) = entry.login.socket_addr() else { continue };
+        let before = std::mem::take(&mut self.eligible);
+        let logins = list.filter_map(|entry| entry.login.socket_addr());
+        for login in std::iter::once(chosen).chain(logins) {
             if self.eligible.len() < NODES_MAX && self.index_of(login).is_none() {
-                self.eligible.push(Node::new(login));
+                let known = before.iter().find(|node| node.login == login);
+                let former_tag = known.map_or(0, |node| node.former_tag);
+                self.eligible.push(Node { former_tag, ..Node::new(login) });
             }
         }
         self.renew_ticket(ticket, lives, now);
+    }
+
+    /// A session is open at a node.
+    pub fn remember_tag(&mut self, login: SocketAddr, tag: u64) {
+        if let Some(node) = self.eligible.iter_mut().find(|node| node.login == login) {
+            node.former_tag = tag;
+        }
+    }
+
+    /// The tag of the last session at a node; 0: none was.
+    pub fn former_tag(&self, login: SocketAddr) -> u64 {
+        self.index_of(login).map_or(0, |index| self.eligible[index].former_tag)
     }
 
     /// The serving node names other nodes than were known: one joined the farm, or came back. What is known to refuse for now stays

@@ -223,6 +223,7 @@ impl Steps {
             proof,
             vdisk: Text::new(config.vdisk.as_deref().unwrap_or_default()),
             ticket_bytes: ticket_bytes(ticket),
+            former_tag: context.nodes.former_tag(self.node),
             ..IoServiceStart::default()
         }
         .encode_with_tail(ticket, out)
@@ -414,6 +415,7 @@ impl Steps {
             self.on_reject(context, &reject, now);
             return Answer::Taken;
         }
+        context.nodes.remember_tag(self.node, self.tag);
         let ours = context.config.datagram_bytes(self.to);
         let hoped = if m.capabilities.has(Capabilities::JUMBO) {
             FragmentSize::fitting(usize::from(ours))

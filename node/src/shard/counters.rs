@@ -207,6 +207,7 @@ counters! {
         sessions_closed_expired: Counter, "sessions_ended_total"["reason" = "expired"], "Sessions ended, by reason.";
         sessions_closed_unconfirmed: Counter, "sessions_ended_total"["reason" = "unconfirmed"], "Sessions ended, by reason.";
         sessions_closed_drained: Counter, "sessions_ended_total"["reason" = "drained"], "Sessions ended, by reason.";
+        sessions_readdressed: Counter, "sessions_readdressed_total", "Sessions that were replaced because their device logged in again from another address.";
         sessions_unproven: Counter, "sessions_unproven_total", "Sessions whose device claimed to go on without a ticket that proves it, so that they took a boot slot.";
         sessions_closed_evicted: Counter, "sessions_ended_total"["reason" = "evicted"], "Sessions ended, by reason.";
         standbys_leaning: Counter, "standbys_leaning_total", "Standby sessions that count as load because their device has its reads answered there.";

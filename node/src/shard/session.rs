@@ -133,6 +133,8 @@ pub(super) struct Session {
     pub(super) serial: u32,
     /// The login that made it, so that a repeat finds it: the device's nonce.
     pub(super) nonce: [u8; 16],
+    /// Tag of a session of the device that this one replaces wherever its device is; 0: none.
+    pub(super) former_tag: u64,
     pub(super) figures: DeviceFigures,
     /// Whether it was counted why its device came; a standby's device has not come yet.
     pub(super) arrival_counted: bool,
@@ -174,6 +176,8 @@ pub(super) struct NewSession {
     /// Where the farm says that the device hears notices; its handshake may name another port.
     pub(super) notice_port: u16,
     pub(super) nonce: [u8; 16],
+    /// Tag of the session that the device had here; 0: none.
+    pub(super) former_tag: u64,
     pub(super) device_name: Text<32>,
 }
 
@@ -265,6 +269,7 @@ impl Sessions {
             live_at,
             serial: slot.serial,
             nonce: new.nonce,
+            former_tag: new.former_tag,
             figures: DeviceFigures::default(),
             arrival_counted: false,
             figures_known: new.kind == LoginKind::Boot,
@@ -367,6 +372,7 @@ mod tests {
             mac: Mac([0, 0, 0, 0, 0, mac]),
             notice_port: 0,
             nonce: [0; 16],
+            former_tag: 0,
             device_name: Text::default(),
         }
     }

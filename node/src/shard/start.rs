@@ -95,6 +95,7 @@ impl Shard {
             mac: m.mac,
             notice_port: device.notice_port,
             nonce: m.device_nonce,
+            former_tag: m.former_tag,
             device_name: ticket.body.device_name,
         })
     }
@@ -144,7 +145,10 @@ impl Shard {
                 unconfirmed += 1;
                 // The newest come first, so the last one seen is the oldest.
                 oldest = Some(index);
-            } else if session.peer != new.peer && now.since(session.heard) < ALIVE_FOR {
+            } else if session.peer != new.peer
+                && now.since(session.heard) < ALIVE_FOR
+                && !is_same_device(session.tag, new.former_tag)
+            {
                 alive_at = Some(session.peer);
             }
         }
@@ -193,15 +197,16 @@ impl Shard {
     /// The tag came back: the session is its device's. Whatever else the MAC had here ends; but if that is alive at another
     /// address by now, this one ends instead, and false is the answer.
     pub(super) fn confirm(&mut self, index: u32, now: Nanos, out: &mut Outbox) -> bool {
-        let (mac, peer) = {
+        let (mac, peer, former_tag) = {
             let session = self.sessions.get(index);
-            (session.mac, session.peer)
+            (session.mac, session.peer, session.former_tag)
         };
         let rival = self.sessions.of_mac(mac).find(|&other| {
             let session = self.sessions.get(other);
             session.phase != Phase::Unconfirmed
                 && session.peer != peer
                 && now.since(session.heard) < ALIVE_FOR
+                && !is_same_device(session.tag, former_tag)
         });
         if let Some(rival) = rival {
             let alive_at = self.sessions.get(rival).peer;
@@ -213,10 +218,14 @@ impl Shard {
         loop {
             let other = self.sessions.of_mac(mac).find(|&other| other != index);
             let Some(other) = other else { break };
-            let end = match self.sessions.get(other).phase {
+            let former = self.sessions.get(other);
+            let end = match former.phase {
                 Phase::Unconfirmed => End::Unconfirmed,
                 _ => End::Replaced,
             };
+            if former.peer != peer && end == End::Replaced {
+                self.counters.sessions_readdressed.inc();
+            }
             self.close(other, end, now, out);
         }
         let session = self.sessions.get_mut(index);
@@ -335,6 +344,11 @@ impl Shard {
         }
         None
     }
+}
+
+/// Whether whoever names this tag is the device that the session was given to, wherever it is now: the tag is told to nobody else.
+fn is_same_device(tag: u64, named: u64) -> bool {
+    named != 0 && tag == named
 }
 
 const _: () = assert!(IoServiceStart::BYTES >= LoginReject::BYTES);

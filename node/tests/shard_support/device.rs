@@ -30,6 +30,8 @@ pub struct Device {
     pub tag: u64,
     pub fragment_size: FragmentSize,
     pub next_request: u64,
+    /// Tag of the session that it says it had.
+    pub former_tag: u64,
 }
 
 /// What a read came to.
@@ -66,6 +68,7 @@ impl Device {
             tag: 0,
             fragment_size: FragmentSize::B1376,
             next_request: u64::from(n) << 32,
+            former_tag: 0,
         }
     }
 
@@ -161,6 +164,7 @@ impl Device {
             proof: proof.unwrap_or([0; 32]),
             vdisk: Text::new(&self.vdisk),
             ticket_bytes: self.ticket.len() as u16,
+            former_tag: self.former_tag,
             ..Default::default()
         }
     }
