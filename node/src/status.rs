@@ -24,6 +24,9 @@ pub struct Status {
     pub vdisks: Vec<VdiskStatus>,
     /// A sentence for each copy that differs from the reference, naming both.
     pub differences: Vec<String>,
+    /// A sentence for whatever else wants a person: the cause, and what to do.
+    #[serde(default)]
+    pub problems: Vec<String>,
 }
 
 /// A node about itself.
@@ -174,7 +177,13 @@ impl From<&crate::peers::PeerStatus> for Seen {
 impl Status {
     /// What this node sees now.
     #[must_use]
-    pub fn of(own: &OwnFacts, shared: &NodeShared, mut seen: Vec<Seen>, now: Nanos) -> Status {
+    pub fn of(
+        own: &OwnFacts,
+        shared: &NodeShared,
+        mut seen: Vec<Seen>,
+        problems: Vec<String>,
+        now: Nanos,
+    ) -> Status {
         seen.sort_by(|a, b| a.view.name.cmp(&b.view.name));
         let peers: Vec<&PeerView> = seen.iter().map(|seen| &seen.view).collect();
         let mut vdisks = vdisks(&own.name, shared.vdisks().unwrap_or_default(), &peers);
@@ -186,6 +195,7 @@ impl Status {
             node: node(own, shared, now),
             differences: differences(&own.name, &vdisks),
             vdisks,
+            problems,
             peers: seen.iter().map(|seen| peer_status(seen, now)).collect(),
         }
     }

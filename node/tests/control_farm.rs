@@ -266,6 +266,37 @@ fn nodes_without_a_farm_file_join_through_one() {
 }
 
 #[test]
+fn a_node_whose_name_is_taken_says_so_itself() {
+    let place = Place::new();
+    let (image, key) = (place.image("disk.img", BYTES), place.key());
+    let (image, key) = (image.to_str().expect("UTF-8"), key.to_str().expect("UTF-8"));
+    let alpha = Serve::start(&place.path("a.sock"), &[image, "--name", "alpha", "--key-file", key]);
+    let peers = alpha.word("peers");
+    let join = |socket: &str, address: &str| {
+        let args = ["--name", "beta", "--key-file", key, "--listen", address, "--join", &peers];
+        Serve::start(&place.path(socket), &[&[image][..], &args].concat())
+    };
+    let beta = join("b.sock", "127.0.0.2");
+    alpha.await_status("beta up", |status| peer(status, "beta")["state"] == "up");
+    let twin = join("c.sock", "127.0.0.3");
+    let problems = |status: &Value| status["problems"].to_string();
+    let status = twin.await_status("refused", |status| problems(status).contains("alpha ("));
+    assert!(problems(&status).contains("start one of both with another --name"), "{status}");
+    assert!(stdout(&ask(&twin, "status", &[])).contains("! alpha ("));
+    let deadline = clock::now() + control_support::PATIENCE;
+    while !twin.page("/healthz").contains("failing: alpha (") {
+        assert!(clock::now() < deadline, "{}", twin.page("/healthz"));
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!twin.metrics().contains("\ndiskstream_refused_by_peers 0\n"));
+    for good in [&alpha, &beta] {
+        assert!(good.page("/healthz").starts_with("HTTP/1.1 200"), "{}", good.page("/healthz"));
+        assert!(good.metrics().contains("\ndiskstream_control_socket 1\n"));
+    }
+    assert_eq!(problems(&alpha.status()), "[]");
+}
+
+#[test]
 fn rebalance_says_why_it_moves_nothing() {
     let farm = Farm::new("");
     let [alpha, _beta] = two_up(&farm);

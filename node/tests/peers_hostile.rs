@@ -219,11 +219,17 @@ fn two_hosts_with_one_name_the_later_one_is_refused_and_named() {
     assert!(world.events.iter().any(|(_, n, event)| *n == twin && told(event)), "it learns why");
     let complaints = world.events.iter().filter(|(_, n, e)| *n == 0 && named(e)).count();
     assert_eq!(complaints, 1, "once, not with every hello");
+    let says = world.machine(twin).refused_by().iter().map(ToString::to_string);
+    let says: Vec<String> = says.collect();
+    assert_eq!(says.len(), 2, "{says:?}");
+    assert!(says.iter().all(|line| line.contains("same name") && line.contains("--name")));
+    assert!(world.machine(0).refused_by().is_empty());
     // When the first one dies, the other takes its place, at its own address.
     world.crash(1);
     world.run_for(Nanos::from_secs(15));
     assert!(world.sees(0, 1, PeerState::Up), "{}", world.picture());
     assert_eq!(world.machine(0).status()[0].addr, addr(50));
+    assert!(world.machine(twin).refused_by().is_empty(), "it is over");
 }
 
 #[test]
@@ -236,6 +242,7 @@ fn a_node_meets_its_own_name() {
         let own = |event: &PeerEvent| matches!(event, PeerEvent::OwnNameTaken { .. });
         assert!(world.events.iter().any(|(_, at, event)| *at == n && own(event)));
         assert!(world.machine(n).view().peers.is_empty());
+        assert_eq!(world.machine(n).refused_by().len(), 1);
     }
 }
 

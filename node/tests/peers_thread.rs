@@ -121,11 +121,16 @@ fn three_nodes_meet_report_drain_and_leave() {
 }
 
 fn shows_metrics(handle: &PeerHandle) {
-    let source = PeerSource { counters: handle.counters(), status: handle.status_source() };
+    let source = PeerSource {
+        counters: handle.counters(),
+        status: handle.status_source(),
+        refused_by: handle.refused_by_source(),
+    };
     let text = Exporter::new(vec![Box::new(source)]).render().expect("valid families");
     for line in [
         "diskstream_peer_state{peer=\"beta\",state=\"up\"} 1",
         "diskstream_peer_state{peer=\"beta\",state=\"down\"} 0",
+        "diskstream_refused_by_peers 0",
         "diskstream_peer_sessions{peer=\"gamma\"} 0",
         "diskstream_peer_draining{peer=\"gamma\"} 1",
         "diskstream_peer_datagrams_refused_total{reason=\"seal\"} 0",

@@ -43,8 +43,8 @@ pub(super) fn status(status: &Status) -> String {
     }
     text.push('\n');
     versions(&mut text, status);
-    for difference in &status.differences {
-        let _ = writeln!(text, "\n! {difference}");
+    for line in status.differences.iter().chain(&status.problems) {
+        let _ = writeln!(text, "\n! {line}");
     }
     text
 }

@@ -6,11 +6,14 @@ use diskstream_ring::clock;
 
 use super::sample::as_float;
 use super::{Labels, Samples, Source};
-use crate::peers::{PeerCounters, PeerRefusal, PeerStatus};
+use crate::peers::{PeerCounters, PeerRefusal, PeerStatus, RefusedBy};
 use crate::view::PeerState;
 
 /// How to ask for the status of every peer.
 pub type PeerStatusSource = Box<dyn Fn() -> Arc<[PeerStatus]> + Send + Sync>;
+
+/// How to ask which nodes refuse this one.
+pub type RefusedBySource = Box<dyn Fn() -> Arc<[RefusedBy]> + Send + Sync>;
 
 /// The other nodes of the farm, as this one sees them.
 pub struct PeerSource {
@@ -18,6 +21,8 @@ pub struct PeerSource {
     pub counters: Arc<PeerCounters>,
     /// The peers; [`crate::peers::PeerHandle::status_source`] gives it.
     pub status: PeerStatusSource,
+    /// Who refuses this node; [`crate::peers::PeerHandle::refused_by_source`] gives it.
+    pub refused_by: RefusedBySource,
 }
 
 impl Source for PeerSource {
@@ -36,6 +41,9 @@ impl Source for PeerSource {
             let count = self.counters.refused(reason);
             samples.counter("peer_datagrams_refused_total", help, labels, count);
         }
+        let help = "Nodes that will not have this one for a peer, see `diskstream-node status`; more than 0 wants a person.";
+        let refusing = as_float((self.refused_by)().len() as u64);
+        samples.gauge("refused_by_peers", help, Vec::new(), refusing);
         for status in (self.status)().iter() {
             peer(samples, status);
         }

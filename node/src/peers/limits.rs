@@ -21,6 +21,8 @@ pub const COPIES_MAX: usize = 1024;
 pub const CHALLENGE_FOR: Nanos = Nanos::from_secs(5);
 /// First and longest distance of two hellos to a peer that does not answer.
 pub const HELLO_BACKOFF: (Nanos, Nanos) = (Nanos::from_millis(250), Nanos::from_secs(4));
+/// A refusal by another node counts for so long. Derived: three of the longest distances of two hellos, jitter included.
+pub const REFUSED_FOR: Nanos = Nanos::from_secs(15);
 /// Shortest distance of two answers to one peer's hellos.
 pub const HELLO_REPLY_EVERY: Nanos = Nanos::from_millis(50);
 /// Answers to strangers in a second, as many may come at once; and as many hellos that unknown incarnations cause. Guessed: a rack

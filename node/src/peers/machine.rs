@@ -18,13 +18,13 @@ use super::config::{OwnReport, PeerConfig};
 use super::counters::{PeerCounters, PeerRefusal};
 use super::inventory::OwnInventory;
 use super::limits::{
-    COMPLAIN_EVERY, COPIES_MAX, EVENTS_MAX, HELLO_BACKOFF, PAUSE, PEERS_MAX, STRANGERS_MAX,
-    STRANGERS_PER_SECOND, TURN_EVERY,
+    COMPLAIN_EVERY, COPIES_MAX, EVENTS_MAX, HELLO_BACKOFF, PAUSE, PEERS_MAX, REFUSED_FOR,
+    STRANGERS_MAX, STRANGERS_PER_SECOND, TURN_EVERY,
 };
 use super::membership::Membership;
 use super::seal::Envelope;
 use super::session::{Bucket, Challenge};
-use super::status::{PeerEvent, PeerStatus};
+use super::status::{PeerEvent, PeerStatus, RefusedBy};
 use crate::shard::random::Random;
 use crate::trust::Keys;
 use crate::view::FarmView;
@@ -59,6 +59,8 @@ pub struct Peers {
     events: VecDeque<PeerEvent>,
     /// Whom was complained about, and when: a node that is refused comes again and again.
     complaints: VecDeque<(SocketAddr, Nanos)>,
+    /// Who will not have this node.
+    refused_by: Vec<RefusedBy>,
     changed: bool,
     last_turn: Nanos,
     due: Nanos,
@@ -115,6 +117,7 @@ impl Peers {
             sequence: 0,
             events: VecDeque::new(),
             complaints: VecDeque::new(),
+            refused_by: Vec::new(),
             changed: true,
             last_turn: now,
             due: now + TURN_EVERY,
@@ -234,6 +237,12 @@ impl Peers {
         self.peers.iter().map(Peer::status).collect()
     }
 
+    /// Nodes that refuse this one, and said so within [`REFUSED_FOR`].
+    #[must_use]
+    pub fn refused_by(&self) -> &[RefusedBy] {
+        &self.refused_by
+    }
+
     /// What happened, the oldest first.
     pub fn poll_event(&mut self) -> Option<PeerEvent> {
         self.events.pop_front()
@@ -289,6 +298,9 @@ impl Peers {
     }
 
     fn end_turn(&mut self, now: Nanos) {
+        let known = self.refused_by.len();
+        self.refused_by.retain(|refusal| now.since(refusal.at) < REFUSED_FOR);
+        self.changed |= self.refused_by.len() != known;
         self.send_membership(now);
         if std::mem::take(&mut self.members_moved) {
             self.look_at_members(now);

@@ -27,5 +27,5 @@ pub use config::{OwnReport, PeerAddress, PeerConfig};
 pub use counters::{PeerCounters, PeerMetric, PeerRefusal};
 pub use inventory::{OwnVersion, digest};
 pub use machine::Peers;
-pub use status::{PeerEvent, PeerStatus, StateChange, Why};
+pub use status::{PeerEvent, PeerStatus, RefusedBy, StateChange, Why};
 pub use thread::{PeerHandle, PeerThread};

@@ -86,6 +86,40 @@ pub struct PeerStatus {
     pub inventory_is_current: bool,
 }
 
+/// A node that will not have this one for a peer, and said so of late.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedBy {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub addr: SocketAddr,
+    /// Why.
+    pub verdict: PeerVerdict,
+    /// When it said so last.
+    pub at: Nanos,
+}
+
+impl fmt::Display for RefusedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, addr) = (&self.name, self.addr);
+        match self.verdict {
+            PeerVerdict::NameTaken => write!(
+                f,
+                "{name} ({addr}) refuses this node: another live node has the same name. No login is handed to this one; start \
+                 one of both with another --name"
+            ),
+            PeerVerdict::Full => write!(
+                f,
+                "{name} ({addr}) refuses this node: it knows as many nodes as it can. Take nodes that are gone out of the farm file, \
+                 and restart it"
+            ),
+            verdict => {
+                write!(f, "{name} ({addr}) refuses this node: {verdict}; compare their versions")
+            }
+        }
+    }
+}
+
 /// What happened, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PeerEvent {

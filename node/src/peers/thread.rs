@@ -13,7 +13,7 @@ use diskstream_wire::limits::CONTROL_BYTES_MAX;
 use super::config::{OwnReport, PeerConfig};
 use super::counters::PeerCounters;
 use super::machine::Peers;
-use super::status::{PeerEvent, PeerStatus};
+use super::status::{PeerEvent, PeerStatus, RefusedBy};
 use crate::shard::NodeShared;
 use crate::view::{HeldVersion, Load};
 
@@ -41,6 +41,7 @@ struct Common {
     shared: Arc<NodeShared>,
     stop: AtomicBool,
     status: Mutex<Arc<[PeerStatus]>>,
+    refused_by: Mutex<Arc<[RefusedBy]>>,
 }
 
 impl PeerThread {
@@ -71,6 +72,7 @@ impl PeerThread {
             shared,
             stop: AtomicBool::new(false),
             status: Mutex::new(machine.status().into()),
+            refused_by: Mutex::default(),
         });
         let theirs = Arc::clone(&common);
         let thread = std::thread::Builder::new()
@@ -107,6 +109,24 @@ impl PeerHandle {
     pub fn status_source(&self) -> Box<dyn Fn() -> Arc<[PeerStatus]> + Send + Sync> {
         let common = Arc::clone(&self.common);
         Box::new(move || Arc::clone(&common.status.lock().expect("nothing panics under this lock")))
+    }
+
+    /// Nodes that refuse this one, as of the thread's last turn.
+    ///
+    /// # Panics
+    /// When the thread panicked, which ends the process anyway.
+    #[must_use]
+    pub fn refused_by(&self) -> Arc<[RefusedBy]> {
+        Arc::clone(&self.common.refused_by.lock().expect("nothing panics under this lock"))
+    }
+
+    /// The same for the scraping thread.
+    #[must_use]
+    pub fn refused_by_source(&self) -> Box<dyn Fn() -> Arc<[RefusedBy]> + Send + Sync> {
+        let common = Arc::clone(&self.common);
+        Box::new(move || {
+            Arc::clone(&common.refused_by.lock().expect("nothing panics under this lock"))
+        })
     }
 
     /// To be called when the drain state in [`NodeShared::own`] changed: the peers are told at once instead of within a
@@ -199,6 +219,8 @@ impl Common {
             self.shared.view.publish(machine.view());
             let status = machine.status().into();
             *self.status.lock().expect("nothing panics under this lock") = status;
+            let refused_by = machine.refused_by().into();
+            *self.refused_by.lock().expect("nothing panics under this lock") = refused_by;
         }
         while let Some(event) = machine.poll_event() {
             log(&event);

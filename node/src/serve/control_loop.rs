@@ -119,7 +119,25 @@ impl<'s> ControlLoop<'s> {
             rebalance::by_itself(&self.node, &self.outside.decisions, now);
         }
         if self.drain.is_none() {
-            self.outside.health.set(health_of(&self.node));
+            self.outside.health.set(self.health());
+        }
+    }
+
+    /// What wants a person, and is no matter of single vDisks.
+    fn problems(&self) -> Vec<String> {
+        let refused_by = self.outside.peers.as_ref().map(PeerHandle::refused_by);
+        refused_by.iter().flat_map(|all| all.iter()).map(ToString::to_string).collect()
+    }
+
+    /// A node that its peers will not have serves those devices only that find it by themselves. One that has the bad luck to meet
+    /// another of its own name goes on as before.
+    fn health(&self) -> HealthState {
+        let refused_by = self.outside.peers.as_ref().map(PeerHandle::refused_by);
+        let by_other =
+            refused_by.iter().flat_map(|all| all.iter()).find(|by| by.name != self.own.name);
+        match (health_of(&self.node), by_other) {
+            (HealthState::Ready, Some(refused)) => HealthState::Failing(refused.to_string()),
+            (state, _) => state,
         }
     }
 
@@ -128,7 +146,8 @@ impl<'s> ControlLoop<'s> {
         match request {
             Request::Status => {
                 let seen = seen(self.outside.peers.as_ref(), &self.node, self.own.since);
-                let status = Status::of(&self.own, self.node.shared(), seen, now);
+                let problems = self.problems();
+                let status = Status::of(&self.own, self.node.shared(), seen, problems, now);
                 reply.finish(Answer::Status(Box::new(status)));
             }
             Request::Figures => reply.finish(Answer::Figures(self.figures(now))),
@@ -218,7 +237,7 @@ impl<'s> ControlLoop<'s> {
             self.tell_peers();
             tracing::info!("maintenance is over: taking devices again");
             service::status("serving");
-            self.outside.health.set(health_of(&self.node));
+            self.outside.health.set(self.health());
         }
         reply.finish(Answer::Resumed);
     }

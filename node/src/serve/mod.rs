@@ -42,7 +42,7 @@ pub use open::{HashProgress, open_vdisks};
 
 use crate::cli::{HttpAt, ServeArgs};
 use crate::control::{ControlServer, Reply, Request, RunningControl};
-use crate::metrics::{Health, HealthState, HttpServer, PeerSource, RunningHttp, Source};
+use crate::metrics::{Health, HealthState, HttpServer, PeerSource, RunningHttp, Source, gauge};
 use crate::peers::PeerHandle;
 use crate::running::{RunningNode, Sockets};
 use crate::settings::{ControlAt, Settings};
@@ -107,8 +107,13 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
         vec![Box::new(Arc::clone(&scrubs)), Box::new(Arc::clone(&decisions))];
     if let Some(peers) = &peers {
         let (counters, status) = (peers.counters(), peers.status_source());
-        sources.push(Box::new(PeerSource { counters, status }));
+        let refused_by = peers.refused_by_source();
+        sources.push(Box::new(PeerSource { counters, status, refused_by }));
     }
+    let listens = f64::from(u8::from(control.is_some()));
+    let help =
+        "1 while the control socket is there; 0: it is off, or could not be made, see the log.";
+    sources.push(gauge("control_socket", help, Vec::new(), move || listens));
     let exporter = exporter(&node, &health, sources);
     let http = http.map(|http| http.start(exporter, Arc::clone(&health))).transpose();
     let http = http.context("starting the thread for metrics")?;

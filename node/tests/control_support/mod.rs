@@ -190,8 +190,13 @@ impl Serve {
 
     /// One page of metrics.
     pub fn metrics(&self) -> String {
+        self.page("/metrics")
+    }
+
+    /// A page, head and all.
+    pub fn page(&self, path: &str) -> String {
         let mut stream = std::net::TcpStream::connect(self.word("http")).expect("it listens");
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").expect("it reads");
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).expect("it reads");
         let mut text = String::new();
         stream.read_to_string(&mut text).expect("it answers");
         text

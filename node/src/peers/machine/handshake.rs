@@ -15,7 +15,7 @@ use super::super::limits::{
     STRANGERS_MAX,
 };
 use super::super::session::{Challenge, Window};
-use super::super::status::PeerEvent;
+use super::super::status::{PeerEvent, RefusedBy};
 use super::peer::{Peer, Session};
 use super::{Peers, Stranger};
 
@@ -185,6 +185,11 @@ impl Peers {
         now: Nanos,
     ) -> PeerRefusal {
         let name = name.to_owned();
+        // Also a node with this one's own name will not have it.
+        let verdict = if known.is_none() && ours == PeerVerdict::NameTaken { ours } else { theirs };
+        if verdict != PeerVerdict::Welcome {
+            self.note_refusal(RefusedBy { name: name.clone(), addr: from, verdict, at: now });
+        }
         let event = match (ours, known) {
             (PeerVerdict::Welcome, _) => PeerEvent::RefusedBy { name, addr: from, verdict: theirs },
             (PeerVerdict::Full, _) => PeerEvent::Full { addr: from },
@@ -193,6 +198,18 @@ impl Peers {
         };
         self.complain(from, event, now);
         if ours == PeerVerdict::Full { PeerRefusal::Full } else { PeerRefusal::NameTaken }
+    }
+
+    fn note_refusal(&mut self, refusal: RefusedBy) {
+        let known = self.refused_by.iter().position(|known| known.addr == refusal.addr);
+        match known {
+            Some(n) => self.refused_by[n] = refusal,
+            None if self.refused_by.len() < PEERS_MAX => {
+                self.refused_by.push(refusal);
+                self.changed = true;
+            }
+            None => {}
+        }
     }
 
     /// The challenge for whoever said hello; 0 when it is met already.
@@ -355,6 +372,7 @@ impl Peers {
                 self.membership.declare_down(old, now);
             }
         }
+        self.refused_by.retain(|refusal| refusal.addr != at);
         self.changed = true;
         self.members_moved = true;
     }
