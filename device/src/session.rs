@@ -60,6 +60,7 @@ use diskstream_wire::{CloseReason, Nanos};
 use extents::Question;
 use hedge::Budget;
 use limits::{CONTROLS_MAX, READ_CALL_BYTES_MAX};
+use moving::StoreMoves;
 use nodes::Nodes;
 use path::Path;
 use random::Random;
@@ -98,6 +99,8 @@ pub struct Session {
     standby_refused: Option<(SocketAddr, StandbyEnd)>,
     /// When to move for the balance's sake, and whereto.
     rebalance: Option<(Nanos, Vec<SocketAddr>)>,
+    /// When it may leave a bad store again.
+    store_moves: StoreMoves,
     /// How many reads may be asked twice.
     budget: Budget,
     /// The node of the last path, when that ended before another was open.
@@ -174,6 +177,7 @@ impl Session {
             standby_events: VecDeque::new(),
             standby_refused: None,
             rebalance: None,
+            store_moves: StoreMoves::default(),
             budget: Budget::new(),
             left: None,
             probing: None,

@@ -109,6 +109,15 @@ impl Session {
         }
     }
 
+    /// The node's store cannot give what it should. Where all stores are bad, moving on and on mends nothing: what this one
+    /// refuses is asked at the standby as well, so the device stays for a while, each time longer.
+    pub(super) fn leave_bad_store(&mut self, node: SocketAddr, refused: u16, now: Nanos) {
+        if self.store_moves.may_move(now) {
+            let preferred = self.nodes.outside(refused);
+            self.go_elsewhere(MoveCause::StoreErrors, preferred, node, now);
+        }
+    }
+
     /// The node asks the device to go for the balance's sake: not all at once.
     pub(super) fn on_rebalance(&mut self, index: usize, successors: Vec<SocketAddr>, now: Nanos) {
         if self.serving == Some(index) && self.rebalance.is_none() && self.seek.is_none() {
@@ -360,5 +369,50 @@ impl Session {
     }
 }
 
+/// Pause after the first move because of a bad store. Guess: a store that comes back at the node that was left is not missed, and
+/// reads go to both nodes meanwhile.
+const STORE_MOVE_PAUSE_FIRST: Nanos = Nanos::from_secs(1);
+/// Longest such pause; a device that had none for twice as long begins anew. Guess: an operator who mends a store sees it
+/// used within half a minute.
+const STORE_MOVE_PAUSE_MAX: Nanos = Nanos::from_secs(30);
+
+/// Moves because of bad stores: the first at once, the next ones after pauses that grow.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct StoreMoves {
+    not_before: Nanos,
+    pause: Nanos,
+}
+
+impl StoreMoves {
+    /// Whether the device may move now; if so, the next pause begins.
+    fn may_move(&mut self, now: Nanos) -> bool {
+        if now < self.not_before {
+            return false;
+        }
+        let quiet = now.since(self.not_before) >= Nanos(2 * STORE_MOVE_PAUSE_MAX.0);
+        let first = quiet || self.pause == Nanos::ZERO;
+        let longer = Nanos(2 * self.pause.0).earlier(STORE_MOVE_PAUSE_MAX);
+        self.pause = if first { STORE_MOVE_PAUSE_FIRST } else { longer };
+        self.not_before = now + self.pause;
+        true
+    }
+}
+
 /// Over this time devices that lose a node together spread their first question.
 const SPREAD: Nanos = Nanos(STEP_RETRY_FIRST.0 / 10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moves_away_from_bad_stores_grow_rare() {
+        let mut moves = StoreMoves::default();
+        let at = |from: u64, until: u64, moves: &mut StoreMoves| -> Vec<u64> {
+            (from..until).filter(|&s| moves.may_move(Nanos::from_secs(s))).collect()
+        };
+        assert_eq!(at(100, 200, &mut moves), [100, 101, 103, 107, 115, 131, 161, 191]);
+        // Nothing for a minute after the last pause: the next one is a first one.
+        assert_eq!(at(281, 285, &mut moves), [281, 282, 284]);
+    }
+}

@@ -454,8 +454,7 @@ impl Session {
             return;
         }
         if errors >= STORE_ERRORS_MOVE && self.serving == Some(from_path) {
-            let preferred = self.nodes.outside(refused);
-            self.go_elsewhere(MoveCause::StoreErrors, preferred, node, now);
+            self.leave_bad_store(node, refused, now);
         }
     }
 
