@@ -7,14 +7,20 @@
 //! from both ends until the farm does nothing else.
 
 use std::fmt;
+use std::sync::atomic::Ordering::Relaxed;
 
-use diskstream_wire::{ContentId, NodeEntry};
+use diskstream_wire::{ContentId, Nanos, NodeEntry};
 
 use crate::farm::Affinity;
+use crate::shard::NodeShared;
 use crate::view::{DrainState, FarmView, PeerState};
 
 /// Sessions above the fair share, in percent of it, from which devices are moved (PVS's default).
 pub const TRIGGER_PERCENT: u32 = 25;
+/// After devices were told to move nothing more is moved for this long: until the last one has gone and the peers have told their new
+/// loads. Derived: a device is asked for 15 s at most, and a report is up to a second old. Without it a command that is given
+/// twice moves everybody (found by the simulator).
+pub const SETTLE: Nanos = Nanos::from_secs(16);
 /// What an operator may choose (PVS's range).
 pub const TRIGGER_RANGE: (u32, u32) = (5, 5000);
 /// Sessions of the vDisk below which a node, and below which the nodes on average, are left alone (PVS).
@@ -94,6 +100,11 @@ pub enum Skip {
     Affinity,
     /// This node takes no devices itself: its devices move anyway.
     Leaving,
+    /// Devices that were told to move are on their way.
+    Underway {
+        /// So long until they have arrived, and their new nodes have told so.
+        wait: Nanos,
+    },
     /// No other node that is up takes devices and holds the content.
     NoOtherNode,
     /// The node serves fewer than [`DEVICES_MIN`].
@@ -133,6 +144,7 @@ impl Skip {
             Skip::Pinned => "pinned",
             Skip::Affinity => "subnet_affinity",
             Skip::Leaving => "leaving",
+            Skip::Underway { .. } => "underway",
             Skip::NoOtherNode => "no_other_node",
             Skip::FewDevices { .. } => "few_devices",
             Skip::FewOnAverage { .. } => "few_on_average",
@@ -153,6 +165,11 @@ impl fmt::Display for Skip {
                 "the vDisk has subnet affinity, which must never be combined with rebalance",
             ),
             Skip::Leaving => f.write_str("this node takes no devices: its devices move anyway"),
+            Skip::Underway { wait } => write!(
+                f,
+                "devices that were told to move are on their way: ask again in {} s",
+                wait.as_millis().div_ceil(1_000)
+            ),
             Skip::NoOtherNode => {
                 f.write_str("no other node is up, takes devices and holds the identical content")
             }
@@ -194,7 +211,7 @@ pub fn plan(
     };
     let served = |peer: &crate::view::PeerView| -> u64 {
         let of_vdisk = peer.versions.iter().find(|v| v.eligible && v.vdisk == vdisk.name);
-        let placed = peer.placed.load(std::sync::atomic::Ordering::Relaxed);
+        let placed = peer.placed.load(Relaxed);
         of_vdisk.map_or(0, |v| u64::from(v.sessions)) + u64::from(placed)
     };
     let nodes = 1 + others().count() as u64;
@@ -226,6 +243,63 @@ pub fn plan(
         return Err(Skip::Balanced { sessions: own.sessions, fair: narrow(fair) });
     }
     Ok(Plan { count, successors })
+}
+
+/// The plan for a vDisk of this node as it is now.
+///
+/// # Errors
+/// Why none; no reason at all: the vDisk is not served here.
+pub fn decide(
+    shared: &NodeShared,
+    index: usize,
+    settings: &Settings,
+    now: Nanos,
+) -> Result<Plan, Option<Skip>> {
+    let entry = &shared.vdisks().unwrap_or_default()[index];
+    let vdisk = &shared.farm.vdisks[index];
+    if !entry.is_eligible() {
+        return Err(None);
+    }
+    let told = shared.own.rebalanced_at.load(Relaxed);
+    let settled = Nanos(told) + SETTLE;
+    if told != 0 && now < settled {
+        return Err(Some(Skip::Underway { wait: settled.since(now) }));
+    }
+    let own = Own {
+        rating: shared.farm.nodes[shared.own_node].rating,
+        drain: shared.own.drain(),
+        sessions: entry.sessions.load(Relaxed),
+        sessions_of_all: shared.own.sessions.load(Relaxed),
+        booting: u32::try_from(shared.boot_slots.in_use(now)).unwrap_or(u32::MAX),
+    };
+    let subject = Subject {
+        name: &entry.name,
+        content_id: entry.content_id,
+        affinity: vdisk.affinity,
+        pinned: vdisk.pinned.is_some(),
+    };
+    plan(&shared.view.get(), &own, &subject, settings).map_err(Some)
+}
+
+/// Notes that devices are told to move as [`decide`] said: the next plan waits for them.
+pub fn begin(shared: &NodeShared, now: Nanos) {
+    shared.own.rebalanced_at.store(now.0.max(1), Relaxed);
+}
+
+/// Splits a count in proportion to what each shard serves.
+#[must_use]
+pub fn split(count: u32, serving: &[u64]) -> Vec<u32> {
+    let total = serving.iter().sum::<u64>().max(1);
+    let mut before = 0;
+    let mut given = 0;
+    let share = |of: &u64| {
+        before += of;
+        let until = u32::try_from(u64::from(count) * before / total).unwrap_or(count);
+        let share = until - given;
+        given = until;
+        share
+    };
+    serving.iter().map(share).collect()
 }
 
 /// What holds a node back whatever the others do.

@@ -18,7 +18,7 @@ use crate::cache::Cache;
 use crate::event_loop::{Command, ShardThread};
 use crate::farm::Farm;
 use crate::metrics::RingStats;
-use crate::rebalance::Share;
+use crate::rebalance::{Share, split};
 use crate::settings::Settings;
 use crate::shard::{BootSlots, NodeShared, Outbox, Shard, VdiskEntry, WallClock};
 use crate::trust::Keys;
@@ -341,21 +341,6 @@ impl Drop for CallAtEnd {
     fn drop(&mut self) {
         (self.0)();
     }
-}
-
-/// Splits a count in proportion to what each shard serves.
-fn split(count: u32, serving: &[u64]) -> Vec<u32> {
-    let total = serving.iter().sum::<u64>().max(1);
-    let mut before = 0;
-    let mut given = 0;
-    let share = |of: &u64| {
-        before += of;
-        let until = u32::try_from(u64::from(count) * before / total).unwrap_or(count);
-        let share = until - given;
-        given = until;
-        share
-    };
-    serving.iter().map(share).collect()
 }
 
 /// Everything that a shard's thread needs to begin.

@@ -235,6 +235,8 @@ pub struct OwnLoad {
     pub expected: AtomicU32,
     /// Whether this node takes devices: a [`DrainState`].
     pub drain: AtomicU8,
+    /// When devices were last told to move for the balance's sake, in nanoseconds of the node's clock; 0: never.
+    pub rebalanced_at: AtomicU64,
     /// The devices whose reads take longest.
     pub slowest: crate::slowest::Slowest,
 }

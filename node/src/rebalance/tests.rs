@@ -91,7 +91,7 @@ fn ratings_and_placements_under_way_are_counted_in() {
     let shares: Vec<u32> = moved.successors.iter().map(|share| share.devices).collect();
     assert_eq!(shares, [150, 10]);
     // Whoever was sent there since its last report counts.
-    view.peers[0].placed.store(60, std::sync::atomic::Ordering::Relaxed);
+    view.peers[0].placed.store(60, Relaxed);
     let moved = plan(&view, &own(260), &debian(), &ON).expect("still over");
     let shares: Vec<u32> = moved.successors.iter().map(|share| share.devices).collect();
     assert_eq!((moved.count, shares), (145, vec![120, 25]));

@@ -3,13 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering::Relaxed;
 
 use diskstream_wire::Nanos;
 
 use crate::control::{Answer, Rebalanced};
 use crate::metrics::{Samples, Source};
-use crate::rebalance::{Own, Plan, Settings, Skip, Subject, plan};
+use crate::rebalance::{Plan, Settings, begin, decide};
 use crate::running::RunningNode;
 use crate::shard::NodeShared;
 
@@ -104,40 +103,13 @@ fn look(
     });
     let plan = outcome.map_err(|skip| skip.map_or_else(not_here, |skip| skip.to_string()))?;
     let vdisk = u32::try_from(index).expect("few vDisks");
+    begin(node.shared(), now);
     node.rebalance(vdisk, plan.count, &plan.successors);
     Ok(plan)
 }
 
 fn not_here() -> String {
     "this node has no image of it that takes devices".to_owned()
-}
-
-/// The plan, or why none; no reason at all: the vDisk is not served here.
-fn decide(
-    shared: &NodeShared,
-    index: usize,
-    settings: &Settings,
-    now: Nanos,
-) -> Result<Plan, Option<Skip>> {
-    let entry = &shared.vdisks().unwrap_or_default()[index];
-    let vdisk = &shared.farm.vdisks[index];
-    if !entry.is_eligible() {
-        return Err(None);
-    }
-    let own = Own {
-        rating: shared.farm.nodes[shared.own_node].rating,
-        drain: shared.own.drain(),
-        sessions: entry.sessions.load(Relaxed),
-        sessions_of_all: shared.own.sessions.load(Relaxed),
-        booting: u32::try_from(shared.boot_slots.in_use(now)).unwrap_or(u32::MAX),
-    };
-    let subject = Subject {
-        name: &entry.name,
-        content_id: entry.content_id,
-        affinity: vdisk.affinity,
-        pinned: vdisk.pinned.is_some(),
-    };
-    plan(&shared.view.get(), &own, &subject, settings).map_err(Some)
 }
 
 /// Who takes how many, by name where the view still has one.

@@ -15,16 +15,19 @@ pub enum Mutation {
     ForgetPromoted,
     /// Names nodes as successors that are leaving themselves.
     NameLeaving,
+    /// Plans a rebalance while devices of the last one are on their way (at its driver, which plans).
+    RebalanceAtOnce,
 }
 
 impl Mutation {
     /// Every mutation.
-    pub const ALL: [Mutation; 6] = [
+    pub const ALL: [Mutation; 7] = [
         Mutation::UnpinTwice,
         Mutation::AcceptForeignTag,
         Mutation::AnswerBeforeCookie,
         Mutation::ForgetWaiter,
         Mutation::ForgetPromoted,
         Mutation::NameLeaving,
+        Mutation::RebalanceAtOnce,
     ];
 }
