@@ -1,7 +1,7 @@
 //! A device in the world: the real session machine, and a reader above it who knows what the image holds.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use diskstream_device::session::{
     Channel, Counters, Event, Extent, MoveCause, ReadError, Session, SessionConfig,
@@ -10,7 +10,7 @@ use diskstream_wire::Nanos;
 use diskstream_wire::limits::{DEVICE_IO_PORT, DEVICE_LOGIN_PORT, DEVICE_NOTICE_PORT, UNIT_BYTES};
 
 use crate::figures::Stalls;
-use crate::hosts::{device_ip, device_mac};
+use crate::hosts::{device_ip, device_ip_changed, device_mac};
 use crate::image::SimImage;
 use crate::network::Datagram;
 use crate::options::{Options, Workload};
@@ -45,6 +45,8 @@ struct Asked {
 /// A device that reads random ranges.
 pub struct SimDevice {
     number: usize,
+    /// Its present address.
+    ip: IpAddr,
     session: Session,
     config: SessionConfig,
     /// What the device's vDisk may hold: it must stay with the one that it opened.
@@ -73,6 +75,12 @@ pub struct SimDevice {
     pub completed: usize,
     /// Reads that failed where they may.
     pub failed: usize,
+    /// When the world healed.
+    pub healed_at: Option<Nanos>,
+    /// The longest that a read took from then on, or from when it was asked or the vDisk was first open if that was later.
+    pub settled: Nanos,
+    /// When it got in; a device may have to wait for others that boot.
+    pub booted_at: Nanos,
     /// How long reads took since the last mark.
     pub stalls: Stalls,
     /// First completion since the last mark.
@@ -110,6 +118,7 @@ impl SimDevice {
         };
         SimDevice {
             number,
+            ip: device_ip(number),
             session,
             config,
             contents,
@@ -130,6 +139,9 @@ impl SimDevice {
             errors_allowed: false,
             completed: 0,
             failed: 0,
+            healed_at: None,
+            settled: Nanos::ZERO,
+            booted_at: now,
             stalls: Stalls::default(),
             first_completion: None,
             last_completion: now,
@@ -181,6 +193,12 @@ impl SimDevice {
         &self.before
     }
 
+    /// Reads that are not answered.
+    #[must_use]
+    pub fn reads_waiting(&self) -> usize {
+        self.outstanding.len() + self.backlog.len()
+    }
+
     /// For how long the oldest read that is not answered has been waited for.
     #[must_use]
     pub fn waiting(&self, now: Nanos) -> Nanos {
@@ -193,6 +211,17 @@ impl SimDevice {
     #[must_use]
     pub fn next_event(&self) -> Nanos {
         self.session.next_deadline().earlier(self.next_read)
+    }
+
+    /// Gives the device another address, as a DHCP server does.
+    pub fn change_address(&mut self) {
+        self.ip = device_ip_changed(self.number);
+    }
+
+    /// Its present address.
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.ip
     }
 
     /// Switches the device off and on again: it says goodbye, and logs in anew.
@@ -262,7 +291,7 @@ impl SimDevice {
                 Channel::Io => DEVICE_IO_PORT,
                 Channel::Notice => DEVICE_NOTICE_PORT,
             };
-            let from = SocketAddr::new(device_ip(self.number), port);
+            let from = SocketAddr::new(self.ip, port);
             for bytes in self.train.chunks(train.segment_bytes.max(1)) {
                 sent.push(Datagram { from, to: train.to, bytes: bytes.to_vec() });
             }
@@ -287,7 +316,9 @@ impl SimDevice {
                     "judge of bytes: device {} went on with another content",
                     self.number
                 );
-                self.opened = Some(known);
+                if self.opened.replace(known).is_none() {
+                    self.booted_at = now;
+                }
                 self.here_since = now;
             }
             Event::Moved { from, to, cause, .. } => {
@@ -323,6 +354,10 @@ impl SimDevice {
                 );
                 self.completed += 1;
                 self.stalls.record(now.since(asked.planned));
+                if let Some(healed) = self.healed_at {
+                    let from = asked.planned.max(healed).max(self.booted_at);
+                    self.settled = self.settled.max(now.since(from));
+                }
                 self.first_completion.get_or_insert(now);
                 self.last_completion = now;
             }

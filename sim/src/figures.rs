@@ -51,6 +51,11 @@ pub struct Figures {
     pub reads_failed: usize,
     /// Most sessions that any node held at once.
     pub sessions_peak: u64,
+    /// Datagrams that devices sent in their worst 100 ms, for each read that they waited for or planned in that time (or for
+    /// each device, where those are more).
+    pub datagrams_per_read_peak: f64,
+    /// Most logins that one node was asked for within a second, repeats included.
+    pub logins_per_s_peak: u64,
 }
 
 impl Figures {
@@ -72,6 +77,10 @@ impl Figures {
             hedged_ppm: self.hedged_ppm.max(other.hedged_ppm),
             reads_failed: self.reads_failed.max(other.reads_failed),
             sessions_peak: self.sessions_peak.max(other.sessions_peak),
+            datagrams_per_read_peak: self
+                .datagrams_per_read_peak
+                .max(other.datagrams_per_read_peak),
+            logins_per_s_peak: self.logins_per_s_peak.max(other.logins_per_s_peak),
         }
     }
 

@@ -50,12 +50,19 @@ pub fn device_ip(device: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(10, 1, high, low))
 }
 
-/// The device with this address.
+/// The address that a device has after its own was changed.
+#[must_use]
+pub fn device_ip_changed(device: usize) -> IpAddr {
+    let [high, low] = octets(device);
+    IpAddr::V4(Ipv4Addr::new(10, 2, high, low))
+}
+
+/// The device that has, or had, this address.
 #[must_use]
 pub fn device_at(ip: IpAddr) -> Option<usize> {
     match ip {
         IpAddr::V4(v4) => match v4.octets() {
-            [10, 1, high, low] => usize::from(u16::from_be_bytes([high, low])).checked_sub(1),
+            [10, 1 | 2, high, low] => usize::from(u16::from_be_bytes([high, low])).checked_sub(1),
             _ => None,
         },
         IpAddr::V6(_) => None,

@@ -27,6 +27,7 @@ pub mod judges;
 pub mod network;
 pub mod node;
 pub mod options;
+pub mod peaks;
 pub mod peers;
 pub mod planted;
 pub mod random;

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use clap::Parser;
 use diskstream_ring::clock;
-use diskstream_sim::figures::Figures;
+use diskstream_sim::figures::{Figures, ms, percentile};
 use diskstream_sim::planted::Planted;
 use diskstream_sim::runner::{Failures, attempt, commit, cores, for_seeds, running, set_running};
 use diskstream_sim::scenarios::{self, Cast, Scenario};
 use diskstream_sim::swarm::{self, Drawn};
+use diskstream_sim::world::Outcome;
 use diskstream_wire::Nanos;
 
 /// Simulates nodes, devices, links and disks from a seed.
@@ -127,6 +128,7 @@ fn many(cli: &Cli) -> bool {
     let first = if cli.nightly && cli.first == 1 { clock::unix_seconds() << 16 } else { cli.first };
     let failures = Failures::default();
     let (reads, events, done) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let settled = Mutex::new(Vec::new());
     let goes_on = |seed| end.map_or(seed < first + count, |end| clock::now() < end);
     let ran = for_seeds(cli.threads.unwrap_or_else(cores), first, goes_on, |seed| {
         set_running(None, seed);
@@ -134,6 +136,7 @@ fn many(cli: &Cli) -> bool {
             Ok(outcome) => {
                 reads.fetch_add(outcome.reads as u64, Relaxed);
                 events.fetch_add(outcome.events, Relaxed);
+                settled.lock().expect("no holder panics").push((outcome, seed));
             }
             Err(words) => {
                 eprintln!("seed {seed} at commit {}: {words}", commit());
@@ -152,11 +155,31 @@ fn many(cli: &Cli) -> bool {
         events.into_inner(),
         failures.len()
     );
+    let settled = settled.into_inner().expect("no holder panicked");
+    print_settled("the slowest read", &settled, |outcome| Nanos(outcome.settled));
+    print_settled("the last boot", &settled, |outcome| Nanos(outcome.booted));
     for (seed, words) in failures.iter().take(20) {
         println!("seed {seed}: {}", first_line(words));
         println!("    to see it again: {}   (commit {})", command(None, *seed, None), commit());
     }
     failures.is_empty()
+}
+
+/// How long the slowest read of each world took once everything was well again.
+fn print_settled(what: &str, worlds: &[(Outcome, u64)], of: fn(&Outcome) -> Nanos) {
+    let mut settled: Vec<(Nanos, u64)> =
+        worlds.iter().map(|(outcome, seed)| (of(outcome), *seed)).collect();
+    settled.sort_unstable();
+    let times: Vec<Nanos> = settled.iter().map(|(time, _)| *time).collect();
+    println!(
+        "{what} after the healing, in ms: median {:.0}, 90 % {:.0}, 99 % {:.0}",
+        ms(percentile(&times, 50)),
+        ms(percentile(&times, 90)),
+        ms(percentile(&times, 99)),
+    );
+    for (time, seed) in settled.iter().rev().take(5) {
+        println!("    {:.0} ms: seed {seed}", ms(*time));
+    }
 }
 
 /// Figures of one story over its seeds: the worst of each.
@@ -225,7 +248,7 @@ const UNLIKE: &str = "two runs differ; something reads a clock, an address or a 
 
 fn print_table(played: &[Played]) {
     println!(
-        "{:<26} {:>5} {:>7} {:>8} {:>8} {:>8} {:>6} {:>8} {:>7} {:>6}",
+        "{:<26} {:>5} {:>7} {:>8} {:>8} {:>8} {:>6} {:>8} {:>7} {:>6} {:>6} {:>6}",
         "scenario",
         "seeds",
         "devices",
@@ -235,12 +258,14 @@ fn print_table(played: &[Played]) {
         "moves",
         "unneeded",
         "hedged",
+        "burst",
+        "logins",
         "failed"
     );
     for p in played {
         let f = &p.worst;
         println!(
-            "{:<26} {:>5} {:>7} {:>8.1} {:>8.1} {:>8.1} {:>6} {:>8} {:>6.2}% {:>6}",
+            "{:<26} {:>5} {:>7} {:>8.1} {:>8.1} {:>8.1} {:>6} {:>8} {:>6.2}% {:>6.1} {:>6} {:>6}",
             p.name,
             p.seeds,
             f.devices,
@@ -250,6 +275,8 @@ fn print_table(played: &[Played]) {
             f.moves,
             f.unneeded_moves,
             f.hedged_percent(),
+            f.datagrams_per_read_peak,
+            f.logins_per_s_peak,
             p.failures.len()
         );
     }

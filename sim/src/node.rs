@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use diskstream_node::cache::Cache;
 use diskstream_node::farm::Farm;
+use diskstream_node::rebalance::{Settings, begin, decide, split};
 use diskstream_node::shard::{
     BootSlots, DiskRead, Input, Limits, Mutation, NodeShared, Outbox, Shard, ShardCounters,
     ShardMessage, SocketRole, VdiskEntry, WallClock,
@@ -15,7 +16,8 @@ use diskstream_node::shard::{
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_node::view::{DrainState, FarmView, OwnLoad, ViewCell};
 use diskstream_ring::{Arena, ArenaConfig, Errno, HugePages, LocalAddr, SendPlan};
-use diskstream_wire::Nanos;
+use diskstream_wire::header::Header;
+use diskstream_wire::{Message, Nanos, Notice, decode, node_entries};
 
 use crate::hosts::{LOGIN_PORT, PEER_PORT, node_ip, node_login, vdisk_name};
 use crate::image::SimImage;
@@ -51,6 +53,7 @@ pub struct SimNode {
     contents: Vec<SimImage>,
     disk: SimDisk,
     shard_delay: Nanos,
+    mutation: Option<Mutation>,
     next: u64,
     random: Random,
     /// Paused until then: nothing is looked at.
@@ -123,6 +126,7 @@ impl SimNode {
             contents: spec.contents.clone(),
             disk: spec.disk,
             shard_delay: options.shard_delay,
+            mutation: spec.mutation,
             next: 0,
             random: Random::new(random.bits()),
             paused_until: Nanos::ZERO,
@@ -133,6 +137,24 @@ impl SimNode {
     /// Changes what the disk does with reads that start from now on.
     pub fn set_disk(&mut self, disk: SimDisk) {
         self.disk = disk;
+    }
+
+    /// Judges what a device is told: no node that this one knows to be leaving is named to it.
+    pub fn check_successors(&self, datagram: &Datagram) {
+        if Header::peek_kind(&datagram.bytes) != Some(Notice::KIND) {
+            return;
+        }
+        let Ok(decoded) = decode(&datagram.bytes) else { return };
+        let Message::Notice(notice) = decoded.message else { return };
+        let view = self.shared.view.get();
+        node_entries(decoded.tail, notice.node_count, |entry| {
+            let named = view.peers.iter().find(|peer| peer.entry().login == entry.login);
+            assert!(
+                named.is_none_or(|peer| peer.drain == DrainState::Serving),
+                "judge of successors: node {} sends a device to one that is leaving: {named:?}",
+                self.number
+            );
+        });
     }
 
     /// What its shards share.
@@ -181,6 +203,21 @@ impl SimNode {
             self.step(shard, Input::Resume, now, sent);
         }
         self.own_changed(now, sent);
+    }
+
+    /// Evens out the sessions of the first vDisk, as the node's control thread does. Gives how many are told to move.
+    pub fn rebalance(&mut self, settings: &Settings, now: Nanos, sent: &mut Vec<Datagram>) -> u32 {
+        let Ok(plan) = decide(&self.shared, 0, settings, now) else { return 0 };
+        if self.mutation != Some(Mutation::RebalanceAtOnce) {
+            begin(&self.shared, now);
+        }
+        let serving = self.shards.iter().map(|s| s.shard.counters().sessions_serving.get());
+        let counts = split(plan.count, &serving.collect::<Vec<u64>>());
+        for (shard, count) in counts.into_iter().enumerate() {
+            let input = Input::Rebalance { vdisk: 0, count, successors: &plan.successors };
+            self.step(shard, input, now, sent);
+        }
+        plan.count
     }
 
     /// Tells every shard that the file of a vDisk was changed.

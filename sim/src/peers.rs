@@ -100,7 +100,7 @@ fn own(shared: &NodeShared, now: Nanos) -> OwnReport {
         vdisk: vdisk.name.clone(),
         content_id: vdisk.content_id,
         eligible: vdisk.is_eligible(),
-        sessions: 0,
+        sessions: vdisk.sessions.load(Relaxed),
     });
     OwnReport {
         load: Load {

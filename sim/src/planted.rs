@@ -17,8 +17,8 @@ pub enum Planted {
 }
 
 impl Planted {
-    /// All that must be caught. Not `NameLeaving`: the node that is named turns the device away, so that no harm is done.
-    pub const ALL: [Planted; 10] = [
+    /// All that must be caught.
+    pub const ALL: [Planted; 12] = [
         Planted::Device(DeviceMutation::DropSumCheck),
         Planted::Device(DeviceMutation::AcceptForeignTag),
         Planted::Device(DeviceMutation::MoveAfterTwoProbes),
@@ -29,6 +29,8 @@ impl Planted {
         Planted::Node(NodeMutation::AnswerBeforeCookie),
         Planted::Node(NodeMutation::ForgetWaiter),
         Planted::Node(NodeMutation::ForgetPromoted),
+        Planted::Node(NodeMutation::NameLeaving),
+        Planted::Node(NodeMutation::RebalanceAtOnce),
     ];
 
     /// The scenario that shows it, where drawn worlds are not the place to look.
@@ -39,6 +41,8 @@ impl Planted {
             Planted::Device(DeviceMutation::HedgeWithoutTokens) => Some("very_lossy"),
             Planted::Device(DeviceMutation::UseOtherContent) => Some("only_a_stranger"),
             Planted::Node(NodeMutation::ForgetPromoted) => Some("kill"),
+            Planted::Node(NodeMutation::NameLeaving) => Some("two_leave"),
+            Planted::Node(NodeMutation::RebalanceAtOnce) => Some("rebalance"),
             _ => None,
         }
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use diskstream_device::session::mutations::plant;
 use diskstream_node::farm::Farm;
+use diskstream_node::rebalance::Settings;
 use diskstream_node::view::{DrainState, PeerState};
 use diskstream_wire::Nanos;
 use diskstream_wire::limits::DEVICE_NOTICE_PORT;
@@ -22,7 +23,8 @@ use crate::image::SimImage;
 use crate::judges::Judge;
 use crate::network::{Datagram, Network};
 use crate::node::{NodeSpec, SimDisk, SimNode};
-use crate::options::{LinkFaults, Options};
+use crate::options::{LinkFaults, Options, Workload};
+use crate::peaks::{Peaks, WINDOW};
 use crate::planted::Planted;
 use crate::random::Random;
 use crate::schedule::Schedule;
@@ -45,6 +47,19 @@ pub struct Outcome {
     pub ended_at: u64,
     /// A digest of all datagrams in order: equal for equal seeds.
     pub digest: u64,
+    /// The longest that a read of a device that had booted took after the world had healed, from then or from when it was asked,
+    /// in nanoseconds.
+    pub settled: u64,
+    /// How long after the healing the last device had booted, in nanoseconds.
+    pub booted: u64,
+}
+
+/// Whose datagrams are put on their way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sender {
+    Node(usize),
+    Device,
+    Attacker,
 }
 
 /// A device's move, and whether the world gave cause.
@@ -87,6 +102,7 @@ pub struct World {
     sent: Vec<Datagram>,
     marked: Nanos,
     sessions_peak: u64,
+    peaks: Peaks,
     next_sample: Nanos,
     events_max: u64,
 }
@@ -141,6 +157,7 @@ impl World {
             sent: Vec::new(),
             marked: BEGIN,
             sessions_peak: 0,
+            peaks: Peaks::new(nodes, BEGIN),
             next_sample: BEGIN,
             events_max: 20_000_000,
             options,
@@ -183,7 +200,11 @@ impl World {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         let reads = self.devices.iter().map(|d| d.completed).sum();
-        Outcome { reads, ended_at: self.now.0, ..self.outcome }
+        let settled = self.devices.iter().map(|d| d.settled.0).max().unwrap_or(0);
+        let healed =
+            self.devices.iter().filter_map(|d| d.healed_at.map(|h| d.booted_at.since(h).0));
+        let booted = healed.max().unwrap_or(0);
+        Outcome { reads, ended_at: self.now.0, settled, booted, ..self.outcome }
     }
 
     // --- time ---
@@ -253,7 +274,7 @@ impl World {
             self.after_device(machine - nodes);
         } else {
             self.hostile.advance(self.now, &mut self.sent);
-            self.carry(None);
+            self.carry(Sender::Attacker);
             let next = self.hostile.next_event();
             self.set_due(machine, next);
         }
@@ -266,12 +287,12 @@ impl World {
     }
 
     fn after_node(&mut self, node: usize) {
-        self.carry(Some(node));
+        self.carry(Sender::Node(node));
         let Some(n) = &mut self.nodes[node] else { return };
         let next = n.next_event();
         if n.drained() {
             n.leave(self.now, &mut self.sent);
-            self.carry(Some(node));
+            self.carry(Sender::Node(node));
             self.nodes[node] = None;
             self.schedule.set(node, Nanos::NEVER);
             self.judges[node].node_restarted();
@@ -284,7 +305,7 @@ impl World {
     }
 
     fn after_device(&mut self, device: usize) {
-        self.carry(None);
+        self.carry(Sender::Device);
         for moved in std::mem::take(&mut self.devices[device].moved) {
             let needed = self.causes.justify(device_ip(device), &moved);
             self.moves.push(SeenMove { device, moved, needed });
@@ -301,23 +322,35 @@ impl World {
                 return self.network.hold(datagram.clone(), n.paused_until);
             }
             self.judges[node].node_receives(datagram, self.now);
+            self.peaks.node_receives(node, &datagram.bytes);
             n.receive(datagram, self.now, &mut self.sent);
             self.after_node(node);
         } else if let Some(device) = device_at(datagram.to.ip()).filter(|&d| d < self.devices.len())
         {
+            if datagram.to.ip() != self.devices[device].ip() {
+                return;
+            }
             self.devices[device].receive(datagram, self.now, &mut self.sent);
             self.after_device(device);
         }
     }
 
     /// Puts what was sent on its way, before the judges' eyes.
-    fn carry(&mut self, node: Option<usize>) {
+    fn carry(&mut self, sender: Sender) {
         let mut sent = std::mem::take(&mut self.sent);
         for datagram in sent.drain(..) {
-            if let Some(node) = node {
-                self.judges[node].node_sends(&datagram);
+            match sender {
+                Sender::Node(node) => {
+                    self.judges[node].node_sends(&datagram);
+                    if let Some(n) = &self.nodes[node] {
+                        n.check_successors(&datagram);
+                    }
+                }
+                Sender::Device => self.peaks.device_sends(),
+                Sender::Attacker => {}
             }
-            self.hostile.overhear(self.now, &datagram, node.is_some());
+            let from_node = matches!(sender, Sender::Node(_));
+            self.hostile.overhear(self.now, &datagram, from_node);
             self.digest(&datagram);
             self.network.send(self.now, datagram);
         }
@@ -338,6 +371,9 @@ impl World {
     /// What is looked at now and then: silent nodes, and how many sessions there are.
     fn sample(&mut self) {
         self.next_sample = self.now + SAMPLE_EVERY;
+        if self.peaks.is_over(self.now) {
+            self.peaks.begin(self.reads_in_a_window(), self.now);
+        }
         for (node, judge) in self.nodes.iter().zip(&mut self.judges) {
             let Some(node) = node else { continue };
             judge.check_silence(
@@ -470,12 +506,38 @@ impl World {
         self.after_node(node);
     }
 
+    /// A node is told to even out its sessions, or does so by itself. Gives how many devices are told to move.
+    pub fn rebalance(&mut self, node: usize) -> u32 {
+        let settings = Settings { enabled: true, ..Settings::default() };
+        let Some(n) = &mut self.nodes[node] else { return 0 };
+        let told = n.rebalance(&settings, self.now, &mut self.sent);
+        if told > 0 {
+            self.causes.node_until(node, self.now);
+        }
+        self.after_node(node);
+        told
+    }
+
+    /// Sessions that a node serves.
+    #[must_use]
+    pub fn serving(&self, node: usize) -> u64 {
+        self.nodes[node].as_ref().map_or(0, |n| n.roles().0)
+    }
+
     /// A node's process stands still for a while.
     pub fn pause(&mut self, node: usize, time: Nanos) {
         let Some(n) = &mut self.nodes[node] else { return };
         n.paused_until = self.now + time;
         self.causes.node_until(node, n.paused_until);
         self.after_node(node);
+    }
+
+    /// A device gets another address: what is on its way to the old one is lost.
+    pub fn change_address(&mut self, device: usize) {
+        self.devices[device].change_address();
+        for node in 0..self.nodes.len() {
+            self.cut(device_ip(device), node_ip(node), true);
+        }
     }
 
     /// Lets nothing through from one host to another, or everything again.
@@ -515,6 +577,7 @@ impl World {
         self.causes.heal_cuts(self.now);
         self.hostile.stop();
         self.plan.heal();
+        self.devices.iter_mut().for_each(|d| d.healed_at = Some(self.now));
         for node in 0..self.nodes.len() {
             self.specs[node].disk = SimDisk { faults, ..SimDisk::default() };
             self.apply_disk(node);
@@ -546,6 +609,7 @@ impl World {
         self.marked = self.now;
         self.moves.clear();
         self.sessions_peak = 0;
+        self.peaks = Peaks::new(self.nodes.len(), self.now);
         self.devices.iter_mut().for_each(SimDevice::mark);
     }
 
@@ -600,7 +664,24 @@ impl World {
             hedged_ppm: (hedged * 1_000_000).checked_div(reads).unwrap_or(0),
             reads_failed: self.devices.iter().map(|d| d.failed).sum(),
             sessions_peak: self.sessions_peak,
+            datagrams_per_read_peak: self.peaks.datagrams_per_read(),
+            logins_per_s_peak: self.peaks.logins_per_second(),
         }
+    }
+
+    /// Reads that devices wait for, and those that they plan within the next window of [`Peaks`]; one for each device at least,
+    /// because keep-alives and searches need no read.
+    fn reads_in_a_window(&self) -> f64 {
+        let waiting: usize = self.devices.iter().map(SimDevice::reads_waiting).sum();
+        let every = match self.options.workload {
+            Workload::Open { every, .. } => every,
+            // Each device has always some.
+            Workload::Closed { .. } | Workload::Idle => WINDOW,
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+        let [waiting, devices, window, every] =
+            [waiting as u64, self.devices.len() as u64, WINDOW.0, every.0].map(|n| n as f64);
+        (waiting + devices * window / every).max(devices)
     }
 
     /// The world in words, for a failure report.

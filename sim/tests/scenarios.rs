@@ -42,12 +42,16 @@ stories! {
     maintenance
     two_leave
     rolling_restart
+    rebalance
+    rebalance_by_itself
     quiet_60s
     lossy_60s
     very_lossy
     slow_store
     lost_store
     lost_store_everywhere
+    both_stores_lost
+    address_change
     clock_skew
     clock_skew_beyond
     byte_differs

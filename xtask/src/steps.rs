@@ -247,6 +247,11 @@ fn sim(job: &mut Job<'_>) -> anyhow::Result<()> {
         command.current_dir(&job.ctx.root).args(["--seeds", &seeds]);
         job.run(&mut command, BUILD_WITHIN).map(drop)
     });
+    job.check("every story, five seeds of each", |job| {
+        let all = ["--scenario", "all", "--seeds", "5", "--devices", "20"];
+        let args = [&["run", "--locked", "-p", "diskstream-sim", "--"][..], &all].concat();
+        job.run(&mut job.ctx.cargo(&args), BUILD_WITHIN).map(drop)
+    });
     job.check("the planted mutations are caught", |job| {
         let mut command = proc::command(&program);
         command.current_dir(&job.ctx.root).arg("--mutations");
@@ -255,7 +260,7 @@ fn sim(job: &mut Job<'_>) -> anyhow::Result<()> {
             .lines()
             .filter(|line| line.contains("caught") && !line.contains("not caught"))
             .count();
-        anyhow::ensure!(caught >= 10, "{caught} of 10 mutations caught");
+        anyhow::ensure!(caught >= 12, "{caught} of 12 mutations caught");
         Ok(())
     });
     Ok(())

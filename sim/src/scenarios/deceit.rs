@@ -25,6 +25,18 @@ pub const ALL: &[Scenario] = &[
         play: lost_store_everywhere,
     },
     Scenario {
+        name: "both_stores_lost",
+        story: "both nodes answer and both have lost their store for half a minute, then one gets it back",
+        must: "devices do not go back and forth: eight moves at most; reads succeed within 2 s of the return",
+        play: both_stores_lost,
+    },
+    Scenario {
+        name: "address_change",
+        story: "devices get other addresses of their own while they read",
+        must: "each reads again within 500 ms: who has the ticket takes its session over",
+        play: address_change,
+    },
+    Scenario {
         name: "clock_skew",
         story: "the nodes' wall clocks are 20 h apart; nodes are stopped and killed",
         must: "tickets are good: moves as fast as ever",
@@ -111,7 +123,43 @@ fn lost_store_everywhere(cast: Cast) -> Figures {
     world.devices.iter_mut().for_each(|d| d.errors_allowed = false);
     world.run_for(Nanos::from_secs(5));
     world.finish(DONE);
-    Bounds { moves_each: 40, stall_ms: 2_000.0, ..MOVES }.judge(&world)
+    Bounds { moves_each: 6, stall_ms: 2_000.0, ..MOVES }.judge(&world)
+}
+
+fn both_stores_lost(cast: Cast) -> Figures {
+    let r = &mut cast.draw();
+    let mut world = cast.warm(small_cache());
+    world.devices.iter_mut().for_each(|d| d.errors_allowed = true);
+    for node in one_of_two(r) {
+        world.befall(Fault::Lose { node, lost: true });
+        world.run_for(Nanos(r.below(2) * r.below(3_000_000_000)));
+    }
+    world.run_for(millis(r, 25_000, 40_000));
+    // One store comes back: each read is done within 2 s, wherever its device is.
+    let lost = world.moves.len();
+    world.befall(Fault::Lose { node: r.index(2), lost: false });
+    world.run_for(Nanos::from_secs(2));
+    world.devices.iter_mut().for_each(|d| d.errors_allowed = false);
+    world.run_for(Nanos::from_secs(10));
+    world.finish(DONE);
+    // The first at once, then after 1, 2, 4, 8, 16 and 30 s: by design seven in 61 s.
+    let each = world.devices.len() * 7;
+    assert!(lost <= each, "judge of moves: {lost} moves between nodes that all lost their store");
+    Bounds { moves_each: 8, stall_ms: 2_000.0, ..MOVES }.judge(&world)
+}
+
+fn address_change(cast: Cast) -> Figures {
+    let r = &mut cast.draw();
+    let mut world = cast.warm(Options::default());
+    for device in 0..world.devices.len() {
+        if r.below(2) == 0 {
+            world.change_address(device);
+            world.run_for(Nanos(r.below(2) * r.below(200_000_000)));
+        }
+    }
+    world.run_for(Nanos::from_secs(15));
+    world.finish(DONE);
+    Bounds { moves_each: 2, ..MOVES }.judge(&world)
 }
 
 /// Wall clocks of two nodes that are so many hours apart, and which of them is ahead.

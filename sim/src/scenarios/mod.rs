@@ -7,6 +7,7 @@
 //! compared, no read may fail unless the story says so, and every judge of the swarm sits too. The bounds are the issue's
 //! "must" column or tighter; what was measured stands in `docs/failover.md`.
 
+mod balance;
 mod deceit;
 mod leaving;
 mod lost;
@@ -130,7 +131,7 @@ fn lossy() -> Options {
 }
 
 /// All stories.
-pub const ALL: &[&[Scenario]] = &[lost::ALL, leaving::ALL, steady::ALL, deceit::ALL];
+pub const ALL: &[&[Scenario]] = &[lost::ALL, leaving::ALL, balance::ALL, steady::ALL, deceit::ALL];
 
 /// Every story.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
@@ -152,6 +153,13 @@ struct Bounds {
     /// Hedged reads in a million.
     hedged_ppm: u64,
 }
+
+/// Datagrams that devices send in the worst 100 ms for each read that they wait for or plan then. Derived: a read of four units is up
+/// to four requests, each with three repeats or probes 20 ms apart before it is asked at the standby, and that copy.
+const DATAGRAMS_PER_READ_MAX: f64 = 16.0;
+/// Logins that a node is asked for in its worst second, for each device of the world. Derived: a login proves and opens, each
+/// may be repeated once, and a standby's follows within half a second.
+const LOGINS_PER_DEVICE_MAX: u64 = 6;
 
 /// No stall beyond a slow answer, no move, hardly a hedge.
 const UNDISTURBED: Bounds = Bounds { stall_ms: 100.0, moves_each: 0, hedged_ppm: 20_000 };
@@ -186,6 +194,20 @@ impl Bounds {
             figures.unneeded_moves == 0,
             "judge of moves: {} without cause\n{}",
             figures.unneeded_moves,
+            words()
+        );
+        assert!(
+            figures.datagrams_per_read_peak <= DATAGRAMS_PER_READ_MAX,
+            "judge of bursts: {} datagrams for a read within 100 ms\n{}",
+            figures.datagrams_per_read_peak,
+            words()
+        );
+        assert!(
+            // An attacker's are not told apart from a device's.
+            world.options.forgeries_per_second > 0
+                || figures.logins_per_s_peak <= LOGINS_PER_DEVICE_MAX * figures.devices as u64,
+            "judge of bursts: {} logins in a second at a node\n{}",
+            figures.logins_per_s_peak,
             words()
         );
         assert!(
