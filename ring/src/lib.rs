@@ -2,7 +2,7 @@
 //!
 //! One [`ring::Ring`] per thread carries everything that thread does with the kernel: datagrams in (multishot receives
 //! into provided buffers), datagrams out (one `sendmsg` with UDP segmentation per [`send::SendPlan`]), disk reads into
-//! the shared [`arena::Arena`], and wake-ups from other threads. One [`ring::Ring::turn`] is one system call.
+//! the shared [`arena::Arena`], and wake-ups from other threads. One [`ring::Ring::turn`] is one system call, or a few in a burst.
 //!
 //! This crate and files named `sys.rs` elsewhere are the only home of unsafe code. The rules that keep it sound:
 //!

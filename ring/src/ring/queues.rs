@@ -131,6 +131,11 @@ impl Queues {
         }
     }
 
+    /// The kernel has more to do for this ring than it did in the last call, or has got more to do since.
+    pub(crate) fn work_waits(&self) -> bool {
+        self.submission.taskrun()
+    }
+
     /// The oldest completion.
     pub(crate) fn pop(&mut self) -> Option<cqueue::Entry> {
         self.completion.next()
@@ -177,11 +182,14 @@ fn build(entries: u32, completions: u32, deferred: bool) -> io::Result<IoUring> 
         } else if attempts < 3 {
             builder.setup_coop_taskrun();
         }
+        if attempts < 3 {
+            builder.setup_taskrun_flag();
+        }
         if attempts < 1 {
             builder.setup_no_sqarray();
         }
         match builder.build(entries) {
-            // Unknown flags are EINVAL: 6.6 brought NO_SQARRAY, 6.1 DEFER_TASKRUN, 5.19 COOP_TASKRUN, 5.18 SUBMIT_ALL.
+            // Unknown flags are EINVAL: 6.6 brought NO_SQARRAY, 6.1 DEFER_TASKRUN, 5.19 COOP_TASKRUN and TASKRUN_FLAG, 5.18 SUBMIT_ALL.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) && attempts < 3 => {
                 attempts += 1;
             }
