@@ -18,6 +18,7 @@
 
 mod config;
 mod event;
+mod evidence;
 mod extents;
 mod hedge;
 pub mod limits;

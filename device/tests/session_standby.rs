@@ -329,8 +329,8 @@ fn the_first_reads_after_a_death_are_hedged_after_twenty_milliseconds() {
 }
 
 #[test]
-fn at_seven_silent_probes_nothing_moves_and_at_eight_it_does() {
-    for (silent_ms, moved) in [(150, 0), (200, 1)] {
+fn at_five_silent_probes_nothing_moves_and_at_six_it_does() {
+    for (silent_ms, moved) in [(230, 0), (380, 1)] {
         let mut world = warm(2);
         let cut = world.now;
         world.set_network(move |packet, now| {
@@ -338,12 +338,12 @@ fn at_seven_silent_probes_nothing_moves_and_at_eight_it_does() {
             let cut = first && now.since(cut) < ms(silent_ms);
             if cut { Fate::Drop } else { Fate::Deliver }
         });
-        let longest = steady(&mut world, ms(5), ms(500));
+        let longest = steady(&mut world, ms(5), ms(800));
         assert!(longest < ms(90), "{longest:?}");
         assert_eq!(world.session.counters().moves, moved, "silent for {silent_ms} ms");
         if moved == 0 {
             let probes = world.session.counters().probes;
-            assert!((6..=8).contains(&probes), "{probes}");
+            assert!((5..=6).contains(&probes), "{probes}");
         }
     }
 }
@@ -354,7 +354,7 @@ fn a_standby_that_dies_together_with_the_primary_is_no_place_to_go() {
     world.node(1).down = true;
     world.node(2).down = true;
     let time = world.read(4096, 4096, Nanos::from_secs(2));
-    assert!(time < ms(400), "the third node is found by ticket: {time:?}");
+    assert!(time < ms(500), "the third node is found by ticket: {time:?}");
     assert_eq!(serving(&world), Some(node_addr(3)));
 
     let mut world = warm(2);

@@ -3,7 +3,7 @@
 //!
 //! | the serving node | what is asked at the standby |
 //! |---|---|
-//! | shows life | a read that is unanswered after max(20 ms, SRTT + 4 × RTTVAR) and whose repeat (or the probe that went with it) is overdue too; as far as the budget goes |
+//! | shows life | a read that is unanswered after max(20 ms, SRTT + 4 × RTTVAR) and whose repeat or probe is overdue too; as far as the budget goes |
 //! | is lost: three probes unanswered | everything that is out, and what is new |
 //!
 //! One lost datagram is no reason for a hedge: the repeat at the serving node costs the same time and no second answer. So the

@@ -254,6 +254,19 @@ impl Session {
         }
     }
 
+    /// Something asked at `sent_at` was answered: what was asked before it, and was not answered, is held for lost soon.
+    pub(super) fn look_at_overtaken(&mut self, index: usize, sent_at: Nanos, now: Nanos) {
+        let Some(path) = &self.paths[index] else { return };
+        let soon = now + path.answers.reorder();
+        for slot in 0..self.requests.capacity() {
+            let request = self.requests.get(slot);
+            let waits = request.phase == Phase::Asked && usize::from(request.path) == index;
+            if waits && request.sent_at < sent_at && !request.answered && request.due > soon {
+                self.requests.set_due(slot, soon);
+            }
+        }
+    }
+
     /// The path speaks: what waited for that is looked at soon.
     fn wake_requests(&mut self, index: usize, now: Nanos) {
         for slot in 0..self.requests.capacity() {

@@ -2,16 +2,19 @@
 //!
 //! Signs of life. Any datagram of the session's tag from the node counts. A request that got no answer in time while
 //! nothing at all arrived makes the path *suspect*: probes go out every 20 ms. Three of them unanswered make it *lost*: reads
-//! go elsewhere, but nothing is decided. Eight of them unanswered make it *dead*; probes go on, slower, because a dead path
-//! that answers again is better than any other. The decision to move is not taken here.
+//! go elsewhere, but nothing is decided, and there is no hurry any more where there is an elsewhere: the time between probes doubles. Six of them unanswered
+//! (twelve where datagrams have been lost lately) make it *dead*; probes go on, slower still, because a dead path that answers again is better than any other. The
+//! decision to move is not taken here.
 
 use std::net::SocketAddr;
 
 use diskstream_wire::{CloseReason, FragmentSize, Nanos};
 
+use super::evidence::Evidence;
 use super::limits::{
     CLOSE_INTERVAL, CLOSE_TRIES_MAX, IDLE_RESTART, LEAVE_PATIENCE, LOST_AFTER_PROBES,
-    PROBE_INTERVAL, PROBE_INTERVAL_MAX, PROBES_SILENT_MAX, STANDBY_CHECK,
+    PROBE_INTERVAL, PROBE_INTERVAL_LOST_MAX, PROBE_INTERVAL_MAX, PROBES_SILENT_MAX, SILENCE_MIN,
+    STANDBY_CHECK,
 };
 use super::random::Random;
 use super::rtt::Rtt;
@@ -59,6 +62,8 @@ struct Silence {
 pub enum Vigil {
     /// Nothing now.
     Quiet,
+    /// Send a probe; and, on a path that loses datagrams, repeat what has waited longest with it, if it is asked nowhere else.
+    ProbeAndRepeat,
     /// Send a probe.
     Probe,
     /// Send a probe; and it has just been found dead.
@@ -91,6 +96,8 @@ pub struct Path {
     pub network: Rtt,
     /// Round trips as they are: what time-outs follow from.
     pub answers: Rtt,
+    /// What tells losses from queues.
+    pub evidence: Evidence,
     pub window: Window,
     /// Fragments on their way.
     pub in_flight: u32,
@@ -127,6 +134,7 @@ impl Path {
             at,
             network: Rtt::default(),
             answers: Rtt::default(),
+            evidence: Evidence::default(),
             window: Window::new(ceiling),
             in_flight: 0,
             parked: 0,
@@ -262,29 +270,38 @@ impl Path {
                 dead: false,
             });
             self.window.silent(now);
+            self.evidence.await_answer();
         }
     }
 
-    /// What a suspect path wants now.
-    pub fn watch(&mut self, now: Nanos, random: &mut Random) -> Vigil {
+    /// What a suspect path wants now; with `haste` while reads wait for what comes of it.
+    pub fn watch(&mut self, haste: bool, now: Nanos, random: &mut Random) -> Vigil {
         let timeout = self.answers.timeout();
         let Some(silence) = &mut self.silence else { return Vigil::Quiet };
         if now < silence.next {
             return Vigil::Quiet;
         }
-        let silent_max = probes_silent_max();
-        let patience = Nanos(PROBE_INTERVAL.0 * u64::from(silent_max)).0.max(timeout.0);
+        let (silent_max, silence_min) = patience(self.evidence.is_lossy());
+        let patience = silence_min.max(timeout);
         let dies =
-            !silence.dead && silence.probes >= silent_max && now.since(silence.since).0 >= patience;
+            !silence.dead && silence.probes >= silent_max && now.since(silence.since) >= patience;
         silence.dead |= dies;
         if silence.dead {
             silence.interval = Nanos((silence.interval.0 * 2).min(PROBE_INTERVAL_MAX.0));
             silence.next = now + random.jitter(silence.interval);
-        } else {
+        } else if haste || silence.probes + 1 < LOST_AFTER_PROBES {
             silence.next = now + PROBE_INTERVAL;
+        } else {
+            silence.interval = Nanos((silence.interval.0 * 2).min(PROBE_INTERVAL_LOST_MAX.0));
+            silence.next = now + silence.interval;
         }
         silence.probes += 1;
-        if dies { Vigil::Died } else { Vigil::Probe }
+        match silence.probes {
+            _ if dies => Vigil::Died,
+            // The first, the second, the fourth: a node that is merely slow is not asked for the same all the time.
+            probes if self.evidence.is_lossy() && probes.is_power_of_two() => Vigil::ProbeAndRepeat,
+            _ => Vigil::Probe,
+        }
     }
 
     /// Whether a keep-alive is due; one that stayed unanswered makes the path suspect.
@@ -319,17 +336,20 @@ impl Path {
         self.keeping.sequence
     }
 
-    /// A keep-alive was answered; gives the round trip when it was the last one.
-    pub fn keep_alive_answered(&mut self, sequence: u32, now: Nanos) -> Option<Nanos> {
+    /// A keep-alive was answered; gives when it was sent when it was the last one.
+    pub fn keep_alive_answered(&mut self, sequence: u32) -> Option<Nanos> {
         if sequence != self.keeping.sequence {
             return None;
         }
-        self.keeping.unanswered.take().map(|sent_at| now.since(sent_at))
+        let sent_at = self.keeping.unanswered.take()?;
+        self.evidence.answered(sent_at);
+        Some(sent_at)
     }
 
-    /// Begins to say goodbye.
+    /// Begins to say goodbye: once to a node that does not answer, in case that only its answers are lost.
     pub fn close(&mut self, reason: CloseReason, now: Nanos) {
-        self.closing = Some(Closing { reason, tries: 0, next: now });
+        let tries = if self.is_dead() { CLOSE_TRIES_MAX - 1 } else { 0 };
+        self.closing = Some(Closing { reason, tries, next: now });
         self.silence = None;
         self.leaving = None;
     }
@@ -401,13 +421,14 @@ impl Path {
     }
 }
 
-/// Unanswered probes after which a node counts as gone.
+/// Unanswered probes, and the silence, after which a node counts as gone.
 #[inline]
-fn probes_silent_max() -> u32 {
+fn patience(lossy: bool) -> (u32, Nanos) {
     // Planted defect: the simulator must catch a device that is too quick to move.
     #[cfg(feature = "mutations")]
     if super::mutations::is_planted(super::mutations::Mutation::MoveAfterTwoProbes) {
-        return 2;
+        return (2, Nanos::ZERO);
     }
-    PROBES_SILENT_MAX
+    let (clean, bad) = PROBES_SILENT_MAX;
+    (if lossy { bad } else { clean }, SILENCE_MIN)
 }

@@ -257,6 +257,7 @@ impl Session {
             if first && attempt == copy.attempt {
                 copy.answered = true;
                 copy.timeouts = 0;
+                path.evidence.answered(copy.sent_at);
                 let rtt = now.since(copy.sent_at);
                 path.network.sample(rtt - service);
                 path.answers.sample(rtt);
@@ -270,6 +271,8 @@ impl Session {
         let counts = phase == Phase::Asked || phase == Phase::Queued && request.lost;
         if attempt != request.attempt {
             path.window.spurious(request.lost_at);
+            path.evidence.was_not_lost();
+            path.evidence.answered(request.attempt_sent_at(attempt));
             // The time-out was too short. Were this answer not timed, it would stay so: only answers that beat the
             // time-out would count, and a node whose queue is longer than that would get every read several times.
             if !request.timed_before && counts {
@@ -278,6 +281,11 @@ impl Session {
                 path.answers.sample(late.earlier(RTO_MAX));
             }
             return;
+        }
+        path.evidence.answered(request.sent_at);
+        path.window.answered(request.sent_at);
+        if request.repeats_loss {
+            path.evidence.lost();
         }
         request.answered = true;
         request.timeouts = 0;
@@ -480,11 +488,15 @@ impl Session {
     fn on_keep_alive(&mut self, index: usize, m: &KeepAliveReply, tail: &[u8], now: Nanos) {
         let path = self.paths[index].as_mut().expect("the message came from it");
         let node = path.at.node;
-        if let Some(rtt) = path.keep_alive_answered(m.sequence, now) {
+        if let Some(sent_at) = path.keep_alive_answered(m.sequence) {
+            let rtt = now.since(sent_at);
             path.network.sample(rtt);
             path.answers.sample(rtt);
             path.fresh = false;
-            self.answered_unmarked(index, now - rtt, now);
+            if path.evidence.take_awaited() {
+                self.look_at_overtaken(index, sent_at, now);
+            }
+            self.answered_unmarked(index, sent_at, now);
         }
         let mut entries = Vec::new();
         let tail = node_entries(tail, m.node_count, |entry| entries.push(entry));
@@ -525,8 +537,9 @@ impl Session {
             self.counters.foreign += 1;
             return;
         };
-        self.hear(index, m.flags, now);
-        let path = self.paths[index].as_ref().expect("just found");
+        // The mark says less than the notice, which names successors.
+        self.hear(index, Flags::NONE, now);
+        let Some(path) = &self.paths[index] else { return };
         let ack = NoticeAck {
             tag: m.tag,
             session: path.at.session,

@@ -65,6 +65,8 @@ pub struct Request {
     pub answered: bool,
     /// Queued because fragments did not arrive, not because the node asked to wait.
     pub lost: bool,
+    /// The last sending was a repeat, at the node that had not answered the one before: its answer proves a loss.
+    pub repeats_loss: bool,
     /// Fragments that arrived (in units that are not yet known to be wrong).
     pub received: u64,
     /// Fragments asked for and still expected: in flight on `path`, or parked there in phase `Pending`.

@@ -61,6 +61,8 @@ impl Session {
 
     /// Duties of one path: goodbye, probes of life and of size, keep-alives. True when something was written.
     fn poll_path(&mut self, index: usize, now: Nanos, out: &mut Vec<u8>) -> bool {
+        // Without a standby nobody answers until there is a decision.
+        let haste = self.serving == Some(index) && self.helper().is_none();
         let Some(path) = &mut self.paths[index] else { return false };
         let (tag, session) = (path.at.tag, path.at.session);
         if path.is_closing() {
@@ -74,7 +76,7 @@ impl Session {
             }
             return close.is_some();
         }
-        match path.watch(now, &mut self.random) {
+        match path.watch(haste, now, &mut self.random) {
             Vigil::Quiet => {}
             vigil => {
                 self.counters.probes += 1;
@@ -86,7 +88,10 @@ impl Session {
                         return self.poll_path(index, now, out);
                     }
                 }
-                self.probing = self.oldest_asked(index).map(|slot| (index, slot));
+                self.probing = match vigil {
+                    Vigil::ProbeAndRepeat => self.oldest_asked(index).map(|slot| (index, slot)),
+                    _ => None,
+                };
                 self.write_keep_alive(index, now, out);
                 return true;
             }
@@ -109,14 +114,16 @@ impl Session {
         false
     }
 
-    /// The serving path is silent: is there somebody else? Asked at the first probe, so that the answer is there in time.
+    /// The serving path is silent: is there somebody else? Asked with the second probe, so that the answer is there in time: as a
+    /// rule a copy of a read has shown it until then.
     fn look_for_help(&mut self, index: usize, now: Nanos) {
         if self.serving != Some(index) {
             return;
         }
         let Some(path) = &self.paths[index] else { return };
         let (since, lost) = (path.silent_since().unwrap_or(now), path.is_lost(now));
-        if let Some(helper) = self.helper().and_then(|helper| self.paths[helper].as_mut())
+        if since < now
+            && let Some(helper) = self.helper().and_then(|helper| self.paths[helper].as_mut())
             && helper.last_heard < since
         {
             helper.check_soon(now);
@@ -164,12 +171,13 @@ impl Session {
         message.encode(out);
     }
 
-    /// The request that has waited longest at a path: a probe that may bring what is missing.
+    /// The request that has waited longest at a path, and nowhere else: a probe that may bring what is missing.
     fn oldest_asked(&self, index: usize) -> Option<u16> {
         self.requests
             .live()
             .filter(|(_, r)| {
-                matches!(r.phase, Phase::Asked | Phase::Pending) && usize::from(r.path) == index
+                let here = usize::from(r.path) == index && !r.is_hedged();
+                here && matches!(r.phase, Phase::Asked | Phase::Pending)
             })
             .min_by_key(|(_, r)| r.sent_at)
             .map(|(slot, _)| slot)
@@ -321,7 +329,9 @@ impl Session {
         out.resize(start + Read::BYTES, 0);
         message.encode(&mut out[start..]);
         self.counters.requests += 1;
-        self.counters.retries += u64::from(std::mem::take(&mut request.lost));
+        let lost = std::mem::take(&mut request.lost);
+        self.counters.retries += u64::from(lost);
+        request.repeats_loss = lost && !request.answered && usize::from(request.path) == index;
         if request.sent {
             request.sent_before = request.sent_at;
             request.repeated_at.get_or_insert(now);

@@ -70,6 +70,14 @@ impl Session {
             path.unanswered(sent_at, now);
         }
         let suspect = path.is_suspect();
+        if !suspect && !answered && !path.evidence.speaks_for_loss(sent_at) {
+            // It may wait in a queue: the answer to what is asked after it will tell.
+            path.evidence.await_answer();
+            path.check_soon(now);
+            let again = now + self.recheck();
+            self.requests.set_due(slot, again);
+            return;
+        }
         if suspect && self.asked_path(now).is_none_or(|asked| asked == index) {
             // The path's probes speak for all its requests.
             let again = now + self.recheck();
@@ -84,6 +92,8 @@ impl Session {
         request.lost_at = now;
         if !answered {
             request.timeouts += 1;
+        } else if let Some(path) = &mut self.paths[index] {
+            path.evidence.lost();
         }
         self.withdraw(slot);
         self.requests.enqueue(slot);

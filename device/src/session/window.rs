@@ -36,6 +36,8 @@ pub struct Window {
     recovered_at: Nanos,
     /// Size and threshold before the last decrease, until something else is known.
     undo: Option<(u64, u64)>,
+    /// The last decrease was for silence, not for a loss.
+    was_silence: bool,
     round_ends: Nanos,
     round_least: Nanos,
     round_before: Nanos,
@@ -49,6 +51,7 @@ impl Window {
             ceiling: ceiling.max(WINDOW_FRAGMENTS_MIN),
             recovered_at: Nanos::ZERO,
             undo: None,
+            was_silence: false,
             round_ends: Nanos::ZERO,
             round_least: Nanos::NEVER,
             round_before: Nanos::NEVER,
@@ -117,6 +120,7 @@ impl Window {
             return;
         }
         self.recovered_at = now;
+        self.was_silence = false;
         self.undo = Some((self.size, self.threshold));
         // No growth either: a window that was smaller for another reason stays so.
         let floor = (u64::from(WINDOW_FRAGMENTS_FLOOR) * ONE).min(self.size);
@@ -141,8 +145,16 @@ impl Window {
         }
     }
 
+    /// What was sent at `sent_at` was answered. If the path has fallen silent since, it was slow and nothing else.
+    pub fn answered(&mut self, sent_at: Nanos) {
+        if self.was_silence && sent_at < self.recovered_at {
+            self.spurious(self.recovered_at);
+        }
+    }
+
     /// The path fell silent: whatever was known about it is void.
     pub fn silent(&mut self, now: Nanos) {
+        self.was_silence = true;
         self.undo = Some((self.size, self.threshold));
         self.threshold = (self.size.min(u64::from(self.ceiling) * ONE) * 7 / 10)
             .max(u64::from(WINDOW_FRAGMENTS_FIRST) * ONE);
