@@ -410,10 +410,13 @@ impl Shard {
 
     /// Marks of every reply of a session.
     fn flags_of(&self, session: u32) -> Flags {
-        // Whoever is only asked to make room has time for the notice: the mark would make all of them move at once.
-        let notice = self.sessions.get(session).notice;
-        let must_go = notice.is_some_and(|notice| notice.reason != NoticeReason::Rebalance);
-        if self.drain.is_some() || must_go { Flags::DRAINING } else { Flags::NONE }
+        // Whoever is only asked to make room, or is not yet told to go, has time for the notice: the mark would make all of them
+        // move at once.
+        let must_go = match self.sessions.get(session).notice {
+            Some(notice) => notice.told && notice.reason != NoticeReason::Rebalance,
+            None => self.drain.is_some(),
+        };
+        if must_go { Flags::DRAINING } else { Flags::NONE }
     }
 
     fn vdisk_of(&self, session: u32) -> &Arc<VdiskEntry> {

@@ -60,10 +60,16 @@ pub const DRAIN_CLOSING_FOR: Nanos = Nanos::from_millis(250);
 /// How long a device is asked to make room for others, and how long it is left alone after that.
 pub const REBALANCE_FOR: (Nanos, Nanos) = (Nanos::from_secs(15), Nanos::from_secs(600));
 /// Sessions that get a notice in one turn at most, each in two datagrams, and sessions looked at for that: reads are
-/// served between the turns. Derived: 32 notices cost some 100 µs, so that 4,000 are out within 20 ms.
+/// served between the turns. Derived: 32 notices cost some 100 µs.
 pub const NOTICES_PER_TURN: (usize, usize) = (32, 1024);
 /// Lateness of a turn after which what the sockets kept meanwhile is old (design, section 4).
 pub const PAUSE: Nanos = Nanos::from_millis(500);
+/// Devices that may hear of their move for the first time in each [`NOTICES_FRESH_EVERY`]: 2,000 a second and shard. Derived: a move
+/// costs a node some 50 µs and the first reads that come with it, so that the next node spends a tenth of a core on them, and a
+/// thousand devices are told within half a second.
+pub const NOTICES_FRESH: usize = 10;
+/// See [`NOTICES_FRESH`].
+pub const NOTICES_FRESH_EVERY: Nanos = Nanos::from_millis(5);
 /// First and longest distance of two notices to one device.
 pub const NOTICE_BACKOFF: (Nanos, Nanos) = (Nanos::from_millis(50), Nanos::from_millis(800));
 /// Life of a ticket.

@@ -1,5 +1,9 @@
 //! How devices are told to move: to the notice port, and down the established flow in case a firewall stands before that
-//! port; again and again, more and more slowly, until they acknowledge; a bounded number in each turn, so that reads go on.
+//! port; again and again, more and more slowly, until they acknowledge.
+//!
+//! Not all at once. A move costs both ends some datagrams and the next node a burst of first reads, and devices that are told
+//! together move together; told one after the other ([`NOTICES_FRESH`]), nobody waits behind anybody. So replies carry the
+//! draining mark only to devices whose turn has come: the mark is as good as the notice.
 
 use std::net::SocketAddr;
 
@@ -7,7 +11,7 @@ use diskstream_wire::limits::NODES_MAX;
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{NodeEntry, Notice as NoticeMessage, NoticeAck, NoticeReason};
 
-use super::limits::{NOTICE_BACKOFF, NOTICES_PER_TURN};
+use super::limits::{NOTICE_BACKOFF, NOTICES_FRESH, NOTICES_FRESH_EVERY, NOTICES_PER_TURN};
 use super::session::{Notice, Phase};
 use super::{Asked, Named, Outbox, Shard, SocketRole};
 use crate::placement::NodeList;
@@ -28,11 +32,21 @@ pub(super) struct Notices {
     next: Nanos,
     /// Number of the last notice.
     sequence: u32,
+    /// How many devices may be told for the first time before `fresh_at`.
+    fresh: usize,
+    /// When as many again may be.
+    fresh_at: Nanos,
 }
 
 impl Notices {
-    pub(super) const NONE: Notices =
-        Notices { due: Nanos::NEVER, left: 0, next: Nanos::NEVER, sequence: 0 };
+    pub(super) const NONE: Notices = Notices {
+        due: Nanos::NEVER,
+        left: 0,
+        next: Nanos::NEVER,
+        sequence: 0,
+        fresh: 0,
+        fresh_at: Nanos::ZERO,
+    };
 
     fn wake(&mut self, at: Nanos) {
         self.next = self.next.earlier(at);
@@ -51,7 +65,7 @@ enum Looked {
 }
 
 impl Shard {
-    /// Starts to tell a device to move, at the end of this turn for the first time; `until`: when to give up.
+    /// Starts to tell a device to move, when its turn comes for the first time; `until`: when to give up.
     pub(super) fn begin_notice(
         &mut self,
         index: u32,
@@ -63,7 +77,8 @@ impl Shard {
         self.notices.sequence = self.notices.sequence.wrapping_add(1);
         let (backoff, _) = NOTICE_BACKOFF;
         let sequence = self.notices.sequence;
-        let notice = Notice { reason, sequence, acked: false, due: now, backoff, until };
+        let notice =
+            Notice { reason, sequence, told: false, acked: false, due: now, backoff, until };
         self.sessions.get_mut(index).notice = Some(notice);
         self.notices.wake(now);
     }
@@ -71,7 +86,7 @@ impl Shard {
     /// Forgets a notice.
     pub(super) fn end_notice(&mut self, index: u32) {
         let notice = self.sessions.get_mut(index).notice.take();
-        if notice.is_some_and(|notice| !notice.acked) {
+        if notice.is_some_and(|notice| notice.told && !notice.acked) {
             self.counters.notices_expired.inc();
         }
     }
@@ -80,6 +95,10 @@ impl Shard {
     pub(super) fn send_notices(&mut self, now: Nanos, out: &mut Outbox) {
         if now < self.notices.due {
             return;
+        }
+        if now >= self.notices.fresh_at {
+            self.notices.fresh = self.fresh_share(now);
+            self.notices.fresh_at = now + NOTICES_FRESH_EVERY;
         }
         if self.notices.left == 0 {
             self.notices.left = self.sessions.len();
@@ -110,6 +129,15 @@ impl Shard {
         self.notices.due = if self.notices.left == 0 { self.notices.next } else { now };
     }
 
+    /// How many devices may hear of their move for the first time in the next [`NOTICES_FRESH_EVERY`]: more when half of the time
+    /// until a drain's deadline is not enough for all of them otherwise.
+    fn fresh_share(&self, now: Nanos) -> usize {
+        let Some(drain) = &self.drain else { return NOTICES_FRESH };
+        let shares = drain.deadline.since(now).0 / 2 / NOTICES_FRESH_EVERY.0;
+        let shares = usize::try_from(shares).unwrap_or(usize::MAX);
+        self.sessions.len().div_ceil(shares.max(1)).max(NOTICES_FRESH)
+    }
+
     fn look_at_notice(
         &mut self,
         index: u32,
@@ -133,6 +161,11 @@ impl Shard {
         if notice.due > now {
             return Looked::Until(notice.due.earlier(notice.until));
         }
+        // What is asked for the balance's sake devices spread themselves.
+        let fresh = !notice.told && notice.reason != NoticeReason::Rebalance;
+        if fresh && self.notices.fresh == 0 {
+            return Looked::Until(self.notices.fresh_at.earlier(notice.until));
+        }
         // Half of the plans are left to the reads.
         if !may_tell || out.free_plans() < usize::from(self.shared.limits.plans) / 2 {
             return Looked::NoPlans;
@@ -146,11 +179,14 @@ impl Shard {
             self.end_notice(index);
             return Looked::Until(Nanos::NEVER);
         }
+        self.notices.fresh -= usize::from(fresh);
+        self.sessions.get_mut(index).notice = Some(Notice { told: true, ..notice });
         self.send_notice(index, notice, &nodes, now, out);
         let next = now + notice.backoff;
         let (_, longest) = NOTICE_BACKOFF;
         let backoff = (notice.backoff + notice.backoff).earlier(longest);
-        self.sessions.get_mut(index).notice = Some(Notice { due: next, backoff, ..notice });
+        self.sessions.get_mut(index).notice =
+            Some(Notice { told: true, due: next, backoff, ..notice });
         Looked::Told(next)
     }
 

@@ -71,6 +71,8 @@ pub(super) enum Phase {
 pub(super) struct Notice {
     pub(super) reason: NoticeReason,
     pub(super) sequence: u32,
+    /// It was sent once at least: from then on replies are marked, too.
+    pub(super) told: bool,
     pub(super) acked: bool,
     /// When to send it again.
     pub(super) due: Nanos,
