@@ -7,12 +7,15 @@
 
 mod shard_support;
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
 use diskstream_node::rebalance::Share;
 use diskstream_node::shard::{Input, Limits};
 use diskstream_node::view::{DrainState, PeerState, PeerView};
 use diskstream_wire::{
     BusyReason, CloseReason, Endpoint, LoginKind, Message, Nanos, NodeEntry, Notice, NoticeAck,
-    NoticeReason, SessionClose, node_entries,
+    NoticeReason, ReadErrorCode, SessionClose, node_entries,
 };
 
 use shard_support::device::Device;
@@ -97,6 +100,37 @@ fn idle_devices_too_are_told_both_ways_until_they_acknowledge() {
     assert_eq!(world.event("drain_finished"), 1);
     world.mail.clear();
     world.assert_at_rest();
+}
+
+#[test]
+fn a_bad_block_takes_a_vdisk_out_of_service_unless_it_is_the_last_copy() {
+    let mut world = World::new(Setup::default());
+    let mut device = Device::new(1).connect(&mut world);
+    let entry = Arc::clone(world.shared.vdisk(0));
+    world.image[5 * BLOCK] ^= 1;
+    entry.last_copy.store(true, Relaxed);
+    let bad = |world: &mut World, device: &mut Device| device.read(world, 5 * BLOCK as u64, UNIT);
+    assert_eq!(bad(&mut world, &mut device).errors, [ReadErrorCode::StoreError]);
+    world.pass(Nanos::from_secs(2));
+    assert!(entry.is_eligible() && entry.damaged.load(Relaxed));
+    assert_eq!(world.counters(0).notices_sent.get(), 0, "nobody is told to go nowhere");
+    device.read_right(&mut world, 0, UNIT);
+    // There is a sound copy elsewhere.
+    entry.last_copy.store(false, Relaxed);
+    assert_eq!(bad(&mut world, &mut device).errors, [ReadErrorCode::StoreError]);
+    assert!(!entry.is_eligible());
+    world.pass(Nanos::from_secs(2));
+    let told = world.counters(0).notices_sent.get();
+    assert!(told > 0);
+    world.mail.clear();
+    // It is gone, and this node takes devices again: nobody is told to leave any more.
+    entry.eligible.store(true, Relaxed);
+    world.pass(Nanos::from_secs(2));
+    world.mail.clear();
+    let told = world.counters(0).notices_sent.get();
+    world.pass(Nanos::from_secs(10));
+    assert_eq!(world.counters(0).notices_sent.get(), told);
+    assert!(!device.read_right(&mut world, 0, UNIT).draining);
 }
 
 #[test]
@@ -308,7 +342,7 @@ fn a_repeated_notice_names_the_same_order() {
     // One of them went down, another holds other bytes by now, a third leaves too: they are named no more.
     let mut later = peers.clone();
     later[0].state = PeerState::Down;
-    later[1].versions = std::sync::Arc::new([]);
+    later[1].versions = Arc::new([]);
     later[2].drain = DrainState::Maintenance;
     later[3].state = PeerState::Unknown;
     world.publish(&later);

@@ -1,5 +1,6 @@
 //! The loop that decides for the whole node: it sleeps until somebody wishes something or a second is over.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -12,7 +13,7 @@ use signal_hook::consts::SIGHUP;
 use super::drain::Drain;
 use super::farm_watch::{Differences, seen};
 use super::rebalance::{self, Decisions};
-use super::watch::{bad_block, health_of, look, watch_all};
+use super::watch::{bad_block, damaged, health_of, look, watch_all, weigh_damage};
 use super::{Wish, service};
 use crate::control::{Answer, Figures, Reply, Request, SlowDevice};
 use crate::metrics::{Health, HealthState};
@@ -41,6 +42,8 @@ pub(super) struct ControlLoop<'s> {
     outside: Outside,
     own: OwnFacts,
     watches: Vec<Option<Watch>>,
+    /// vDisks whose files were changed: out of service until the node starts again.
+    changed: BTreeSet<usize>,
     differences: Differences,
     drain: Option<Drain>,
     next_look: Nanos,
@@ -73,6 +76,7 @@ impl<'s> ControlLoop<'s> {
             outside,
             own,
             watches,
+            changed: BTreeSet::new(),
             differences: Differences::default(),
             drain: None,
             next_look: clock::now(),
@@ -113,7 +117,8 @@ impl<'s> ControlLoop<'s> {
         shared.wall_clock.set(clock::unix_seconds(), now);
         shared.cache.tick();
         self.differences.look(shared);
-        look(&self.node, &mut self.watches);
+        look(&self.node, &mut self.watches, &mut self.changed);
+        weigh_damage(&self.node, &self.changed);
         if now >= self.next_rebalance {
             self.next_rebalance = now + rebalance::LOOK_EVERY;
             rebalance::by_itself(&self.node, &self.outside.decisions, now);
@@ -123,10 +128,11 @@ impl<'s> ControlLoop<'s> {
         }
     }
 
-    /// What wants a person, and is no matter of single vDisks.
+    /// What wants a person, and is not said elsewhere in the status.
     fn problems(&self) -> Vec<String> {
         let refused_by = self.outside.peers.as_ref().map(PeerHandle::refused_by);
-        refused_by.iter().flat_map(|all| all.iter()).map(ToString::to_string).collect()
+        let refused_by = refused_by.iter().flat_map(|all| all.iter()).map(ToString::to_string);
+        refused_by.chain(damaged(&self.node)).collect()
     }
 
     /// A node that its peers will not have serves those devices only that find it by themselves. One that has the bad luck to meet

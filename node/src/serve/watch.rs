@@ -1,9 +1,14 @@
 //! The files behind the vDisks: who changes one takes it out of service.
 
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::Relaxed;
+
 use diskstream_vdisk::{Change, Watch};
+use diskstream_wire::ContentId;
 
 use crate::metrics::HealthState;
 use crate::running::RunningNode;
+use crate::view::{DrainState, FarmView, PeerState};
 
 /// Watches every image; one that cannot be watched is said, and its blocks are checked all the same.
 pub(super) fn watch_all(node: &RunningNode) -> Vec<Option<Watch>> {
@@ -18,12 +23,18 @@ pub(super) fn watch_all(node: &RunningNode) -> Vec<Option<Watch>> {
         .collect()
 }
 
-/// Looks at the files, and judges what happened to them.
-pub(super) fn look(node: &RunningNode, watches: &mut [Option<Watch>]) {
+/// Looks at the files, and judges what happened to them; `changed`: those that are out of service for it.
+pub(super) fn look(
+    node: &RunningNode,
+    watches: &mut [Option<Watch>],
+    changed: &mut BTreeSet<usize>,
+) {
     for (index, watch) in watches.iter_mut().enumerate() {
         let Some(watch) = watch else { continue };
         while let Some(change) = watch.check() {
-            judge(node, index, change);
+            if judge(node, index, change) {
+                changed.insert(index);
+            }
         }
     }
 }
@@ -46,8 +57,9 @@ pub(super) fn health_of(node: &RunningNode) -> HealthState {
 }
 
 /// A changed file takes its vDisk out of service; what cannot be told yet is said, and the block hashes judge.
-fn judge(node: &RunningNode, index: usize, change: Change) {
-    let Some(vdisk) = &node.vdisks()[index] else { return };
+/// True: it is.
+fn judge(node: &RunningNode, index: usize, change: Change) -> bool {
+    let Some(vdisk) = &node.vdisks()[index] else { return false };
     let path = vdisk.path().display();
     match change.content() {
         diskstream_vdisk::Content::Intact => tracing::info!(%path, "{change}"),
@@ -58,14 +70,103 @@ fn judge(node: &RunningNode, index: usize, change: Change) {
             tracing::error!(%path, "{change}; the vDisk takes no more devices, and those that it has are told to move. Restore the \
                  image, or serve the changed one under a new name, and restart the node");
             node.vdisk_changed(u32::try_from(index).expect("few vDisks"));
+            return true;
+        }
+    }
+    false
+}
+
+/// A scrub found a rotten block: what follows is decided with the next look.
+pub(super) fn bad_block(node: &RunningNode, index: usize, what: &str) {
+    let Some(vdisk) = &node.vdisks()[index] else { return };
+    tracing::error!(path = %vdisk.path().display(), "scrub: {what}; devices read these elsewhere, or get an I/O error for these alone. \
+         Restore the image, and restart the node");
+    if let Some(entry) = node.shared().vdisks().and_then(|entries| entries.get(index)) {
+        entry.damaged.store(true, Relaxed);
+    }
+}
+
+/// A vDisk with a bad block takes no devices where another node has a sound copy. Where there is none, it goes on: a machine that
+/// cannot read one block is better off than one without its disk. Looked at again and again, because nodes come and go.
+pub(super) fn weigh_damage(node: &RunningNode, changed: &BTreeSet<usize>) {
+    let shared = node.shared();
+    let view = shared.view.get();
+    for (index, entry) in shared.vdisks().unwrap_or_default().iter().enumerate() {
+        let of_farm = shared.farm.vdisk(&entry.name).map(|(_, of_farm)| of_farm);
+        let pinned = of_farm.is_some_and(|vdisk| vdisk.pinned.is_some());
+        let last = pinned || !is_served_elsewhere(&view, &entry.name, entry.content_id);
+        entry.last_copy.store(last, Relaxed);
+        if !entry.damaged.load(Relaxed) || changed.contains(&index) {
+            continue;
+        }
+        match (entry.is_eligible(), last) {
+            (true, false) => {
+                tracing::error!(
+                    vdisk = entry.name,
+                    "a block is bad and another node has a sound copy: takes no more devices, and those that it has are told to \
+                     move. Restore the image, and restart the node"
+                );
+                node.vdisk_changed(u32::try_from(index).expect("few vDisks"));
+            }
+            (false, true) => {
+                tracing::warn!(
+                    vdisk = entry.name,
+                    "a block is bad, but no other node serves this vDisk now: takes devices again"
+                );
+                entry.eligible.store(true, Relaxed);
+            }
+            _ => {}
         }
     }
 }
 
-/// A rotten block takes its vDisk out of service like a changed file: other nodes have a sound copy.
-pub(super) fn bad_block(node: &RunningNode, index: usize, what: &str) {
-    let Some(vdisk) = &node.vdisks()[index] else { return };
-    tracing::error!(path = %vdisk.path().display(), "scrub: {what}; the vDisk takes no more devices, and those that it has are told to move. \
-         Restore the image, and restart the node");
-    node.vdisk_changed(u32::try_from(index).expect("few vDisks"));
+/// Whether a device could go on at another node.
+fn is_served_elsewhere(view: &FarmView, name: &str, content_id: ContentId) -> bool {
+    view.peers.iter().any(|peer| {
+        peer.state == PeerState::Up
+            && peer.drain == DrainState::Serving
+            && peer.holds(name, content_id)
+    })
+}
+
+/// A sentence for each vDisk that is served although a block of it is bad.
+pub(super) fn damaged(node: &RunningNode) -> Vec<String> {
+    let entries = node.shared().vdisks().unwrap_or_default().iter();
+    let served = entries.filter(|entry| entry.damaged.load(Relaxed) && entry.is_eligible());
+    let say = |name: &str| {
+        format!(
+            "vDisk {name} has a bad block and no other node serves it: that block gives I/O errors. Restore the image, and restart \
+             the node"
+        )
+    };
+    served.map(|entry| say(&entry.name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::view::{HeldVersion, PeerView};
+
+    #[test]
+    fn elsewhere_is_a_node_that_is_up_takes_devices_and_holds_the_same() {
+        let (right, other) = (ContentId([7; 32]), ContentId([8; 32]));
+        let peer = |state, drain, content_id, eligible| {
+            let held =
+                HeldVersion { vdisk: "debian".to_owned(), content_id, eligible, sessions: 0 };
+            let login = SocketAddr::from(([10, 0, 0, 1], 6910));
+            let versions = Arc::new([held]);
+            let peer = PeerView::unknown("b", login, 100);
+            let peer = PeerView { state, drain, versions, ..peer };
+            is_served_elsewhere(&FarmView { peers: vec![peer] }, "debian", right)
+        };
+        assert!(peer(PeerState::Up, DrainState::Serving, right, true));
+        assert!(!peer(PeerState::Unknown, DrainState::Serving, right, true));
+        assert!(!peer(PeerState::Up, DrainState::Maintenance, right, true));
+        assert!(!peer(PeerState::Up, DrainState::Serving, other, true));
+        assert!(!peer(PeerState::Up, DrainState::Serving, right, false));
+        assert!(!is_served_elsewhere(&FarmView { peers: Vec::new() }, "debian", right));
+    }
 }

@@ -273,6 +273,11 @@ impl Shard {
         }
         if silence > Nanos::from_millis(u64::from(EXPIRY_MS)) {
             return self.close(index, End::Expired, now, out);
+        } else if session.notice.is_some_and(|told| told.reason == NoticeReason::VdiskIneligible)
+            && self.shared.vdisk(session.vdisk).is_eligible()
+        {
+            // The node with the sound copy is gone: this one is better than none.
+            self.end_notice(index);
         } else if session.notice.is_none() && !self.shared.vdisk(session.vdisk).is_eligible() {
             self.begin_notice(index, NoticeReason::VdiskIneligible, Nanos::NEVER, now);
         }

@@ -236,7 +236,10 @@ impl Shard {
             let verdict = hashes.verify(start, &shared.cache.load_bytes(&mut ticket)[..valid]);
             if let Verdict::Mismatch { block } = verdict {
                 let offset = u64::from(block) * diskstream_vdisk::VERIFY_BLOCK_BYTES;
-                entry.eligible.store(false, Relaxed);
+                entry.damaged.store(true, Relaxed);
+                if !entry.last_copy.load(Relaxed) {
+                    entry.eligible.store(false, Relaxed);
+                }
                 self.counters.disk_mismatches.inc();
                 self.event(Event::ContentDiffers { vdisk, offset }, out);
                 // The sweep tells the sessions, here and at the other shards.

@@ -86,8 +86,13 @@ pub struct VdiskEntry {
     pub map: Arc<dyn ImageMap>,
     /// What each 64 KiB must hash to; none: blocks are not verified.
     pub hashes: Option<Arc<BlockHashes>>,
-    /// Whether it takes devices. Cleared for good when its file is found changed.
+    /// Whether it takes devices. Cleared for good when its file is found changed, and while a block of it is bad and another node
+    /// has a sound copy.
     pub eligible: AtomicBool,
+    /// A block of it was found bad since the start.
+    pub damaged: AtomicBool,
+    /// No other node serves it, so that bad blocks do not take it out of service: what is sound of it is all that there is.
+    pub last_copy: AtomicBool,
     /// Sessions that it serves, all shards together; standby sessions do not count.
     pub sessions: AtomicU32,
     /// How devices use it.
@@ -117,6 +122,8 @@ impl VdiskEntry {
             map,
             hashes,
             eligible: AtomicBool::new(true),
+            damaged: AtomicBool::new(false),
+            last_copy: AtomicBool::new(false),
             sessions: AtomicU32::new(0),
             image_mode: ImageMode::Standard,
             version: 0,
