@@ -51,6 +51,14 @@ fn owned(result: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Lets the calling thread run before every thread of ordinary priority, wherever a processor is free. (A real-time class would keep it on
+/// the processor on which it is, and those who are bound to that one would wait.)
+pub fn run_first() -> io::Result<()> {
+    // SAFETY: `setpriority(PRIO_PROCESS, 0, nice)` takes plain numbers, and changes the calling thread.
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, -20) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Raises the soft limit of open files to `wanted` where the hard one allows; gives the soft limit then.
 pub fn raise_open_files(wanted: u64) -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
