@@ -7,9 +7,16 @@
 
 use diskstream_wire::Nanos;
 
+use super::limits::REORDER_MIN;
+
 /// Answers after a loss during which the path is thought to lose more. Derived: at 1 % loss a device that asks for 4 KiB (a request
 /// and three fragments) meets the next one within 25.
 const LOSSY_FOR: u8 = 32;
+
+/// Quarters of a round trip by which the tolerance for reordering may grow (RFC 8985: up to a round trip).
+const WIDENINGS_MAX: u8 = 3;
+/// Answers after which one such quarter is taken back. Guess: a second of a machine that boots.
+const WIDENED_FOR: u8 = 64;
 
 /// What the answers of one path have shown.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,6 +27,9 @@ pub struct Evidence {
     lossy_for: u8,
     /// Something waits for the answer to a keep-alive.
     awaited: bool,
+    /// Quarters of a round trip that the tolerance for reordering has grown by, and answers until the next is taken back.
+    widened: u8,
+    widened_for: u8,
 }
 
 impl Evidence {
@@ -28,6 +38,24 @@ impl Evidence {
     pub fn answered(&mut self, sent_at: Nanos) {
         self.answered_up_to = self.answered_up_to.max(sent_at);
         self.lossy_for = self.lossy_for.saturating_sub(1);
+        if self.widened > 0 {
+            self.widened_for = self.widened_for.saturating_sub(1);
+            if self.widened_for == 0 {
+                self.widened -= 1;
+                self.widened_for = WIDENED_FOR;
+            }
+        }
+    }
+
+    /// After this long behind the last fragment that arrived, the holes of an answer count as lost.
+    pub fn reorder(&self, smoothed: Nanos) -> Nanos {
+        Nanos(smoothed.0 / 4 * u64::from(1 + self.widened)).max(REORDER_MIN)
+    }
+
+    /// A fragment arrived that had been held for lost, and asked for again: the way mixes its datagrams more than was tolerated.
+    pub fn overtook_more(&mut self) {
+        self.widened = (self.widened + 1).min(WIDENINGS_MAX);
+        self.widened_for = WIDENED_FOR;
     }
 
     /// A repeat, or a hole in an answer, has shown that something was lost.
@@ -81,6 +109,21 @@ mod tests {
         assert!(evidence.speaks_for_loss(at(10)));
         evidence.answered(at(5));
         assert!(evidence.speaks_for_loss(at(10)), "a late answer takes nothing back");
+    }
+
+    #[test]
+    fn the_tolerance_for_reordering_grows_to_a_round_trip_and_shrinks_again() {
+        let (rtt, mut evidence) = (Nanos::from_millis(20), Evidence::default());
+        assert_eq!(evidence.reorder(Nanos::from_micros(100)), REORDER_MIN);
+        for quarters in [1, 2, 3, 4, 4] {
+            assert_eq!(evidence.reorder(rtt), Nanos::from_millis(5 * quarters));
+            evidence.overtook_more();
+        }
+        for _ in 0..3 * usize::from(WIDENED_FOR) {
+            assert!(evidence.reorder(rtt) > Nanos::from_millis(5));
+            evidence.answered(Nanos::ZERO);
+        }
+        assert_eq!(evidence.reorder(rtt), Nanos::from_millis(5));
     }
 
     #[test]

@@ -257,7 +257,7 @@ impl Session {
     /// Something asked at `sent_at` was answered: what was asked before it, and was not answered, is held for lost soon.
     pub(super) fn look_at_overtaken(&mut self, index: usize, sent_at: Nanos, now: Nanos) {
         let Some(path) = &self.paths[index] else { return };
-        let soon = now + path.answers.reorder();
+        let soon = now + path.reorder();
         for slot in 0..self.requests.capacity() {
             let request = self.requests.get(slot);
             let waits = request.phase == Phase::Asked && usize::from(request.path) == index;

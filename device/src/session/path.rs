@@ -181,6 +181,11 @@ impl Path {
         self.keeping.next = now;
     }
 
+    /// How long after the last fragment the holes of an answer count as lost.
+    pub fn reorder(&self) -> Nanos {
+        self.evidence.reorder(self.answers.smoothed())
+    }
+
     /// Fragments that may be asked for now.
     pub fn room(&self) -> u32 {
         let window = self.window.fragments().saturating_sub(self.in_flight);
@@ -296,11 +301,12 @@ impl Path {
             silence.next = now + silence.interval;
         }
         silence.probes += 1;
-        match silence.probes {
-            _ if dies => Vigil::Died,
-            // The first, the second, the fourth: a node that is merely slow is not asked for the same all the time.
-            probes if self.evidence.is_lossy() && probes.is_power_of_two() => Vigil::ProbeAndRepeat,
-            _ => Vigil::Probe,
+        if dies {
+            Vigil::Died
+        } else if self.evidence.is_lossy() {
+            Vigil::ProbeAndRepeat
+        } else {
+            Vigil::Probe
         }
     }
 

@@ -181,10 +181,17 @@ impl Session {
                 self.counters.sum_mismatches += 1;
             }
         }
+        let overtook = request.attempt != m.attempt && request.hole_of == Some(m.attempt);
+        let overtook = overtook && usize::from(request.path) == from_path;
+        let lost_at = request.lost_at;
         self.account(from_path, slot, before, now);
         if let Some(path) = &mut self.paths[from_path] {
             path.last_full = now;
             path.full_lost = 0;
+            if overtook {
+                path.evidence.overtook_more();
+                path.window.spurious(lost_at);
+            }
         }
         self.time_answer(from_path, slot, m.attempt, m.service_us, before.phase, now);
         self.after_arrival(from_path, slot, now);
@@ -229,7 +236,7 @@ impl Session {
                 path.in_flight += after;
                 request.phase = Phase::Asked;
                 request.pendings = 0;
-                self.requests.set_due(slot, now + path.answers.reorder());
+                self.requests.set_due(slot, now + path.reorder());
             }
             Phase::Pending => path.parked -= before.asked - after,
             // A late answer to a request that was given up meanwhile: nothing was counted for it.
@@ -271,7 +278,9 @@ impl Session {
         let counts = phase == Phase::Asked || phase == Phase::Queued && request.lost;
         if attempt != request.attempt {
             path.window.spurious(request.lost_at);
-            path.evidence.was_not_lost();
+            if request.hole_of.is_none() {
+                path.evidence.was_not_lost();
+            }
             path.evidence.answered(request.attempt_sent_at(attempt));
             // The time-out was too short. Were this answer not timed, it would stay so: only answers that beat the
             // time-out would count, and a node whose queue is longer than that would get every read several times.
@@ -311,7 +320,7 @@ impl Session {
         let path = usize::from(request.path);
         if request.is_hedged() && usize::from(request.hedge.path) == from_path {
             let path = self.paths[from_path].as_ref().expect("copies name a live path");
-            let due = now + path.answers.reorder();
+            let due = now + path.reorder();
             self.requests.set_hedge_at(slot, due);
         }
         let request = self.requests.get(slot);
@@ -323,7 +332,7 @@ impl Session {
             }
             Phase::Asked if path == from_path => {
                 let path = self.paths[path].as_ref().expect("asked requests name a live path");
-                self.requests.set_due(slot, now + path.answers.reorder());
+                self.requests.set_due(slot, now + path.reorder());
             }
             _ => {}
         }

@@ -67,6 +67,8 @@ pub struct Request {
     pub lost: bool,
     /// The last sending was a repeat, at the node that had not answered the one before: its answer proves a loss.
     pub repeats_loss: bool,
+    /// The attempt whose answer had a hole that was asked for again.
+    pub hole_of: Option<u8>,
     /// Fragments that arrived (in units that are not yet known to be wrong).
     pub received: u64,
     /// Fragments asked for and still expected: in flight on `path`, or parked there in phase `Pending`.

@@ -2,7 +2,7 @@
 
 use diskstream_wire::Nanos;
 
-use super::limits::{REORDER_MIN, RTO_SLACK_MIN, RTT_ASSUMED};
+use super::limits::{RTO_SLACK_MIN, RTT_ASSUMED};
 
 /// A smoothed round trip and its variation.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,11 +43,6 @@ impl Rtt {
     pub fn bare_timeout(&self) -> Nanos {
         self.smoothed() + Nanos(self.variation().0.saturating_mul(4))
     }
-
-    /// After this long behind the last fragment that arrived, the holes of an answer count as lost.
-    pub fn reorder(&self) -> Nanos {
-        Nanos((self.smoothed().0 / 4).max(REORDER_MIN.0))
-    }
 }
 
 #[cfg(test)]
@@ -62,7 +57,6 @@ mod tests {
         }
         assert_eq!(rtt.smoothed().as_micros(), 100);
         assert!(rtt.timeout() >= Nanos::from_millis(12) && rtt.timeout() < Nanos::from_millis(13));
-        assert_eq!(rtt.reorder(), REORDER_MIN);
     }
 
     #[test]
@@ -72,6 +66,5 @@ mod tests {
             rtt.sample(Nanos::from_millis(10 + (i * 7) % 20));
         }
         assert!(rtt.timeout() > Nanos::from_millis(30), "{:?}", rtt.timeout());
-        assert!(rtt.reorder() > Nanos::from_millis(3));
     }
 }

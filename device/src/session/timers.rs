@@ -92,7 +92,10 @@ impl Session {
         request.lost_at = now;
         if !answered {
             request.timeouts += 1;
-        } else if let Some(path) = &mut self.paths[index] {
+        } else {
+            request.hole_of = Some(request.attempt);
+        }
+        if answered && let Some(path) = &mut self.paths[index] {
             path.evidence.lost();
         }
         self.withdraw(slot);
