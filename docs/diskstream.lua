@@ -85,7 +85,7 @@ local MESSAGES = {
     { name = "version", type = "u8", offset = 39, bytes = 1, doc = "The protocol version that both sides speak." },
     { name = "capabilities", type = "capabilities", offset = 40, bytes = 8, doc = "What the device can do." },
     { name = "device_nonce", type = "bytes", offset = 48, bytes = 16, doc = "Random bytes of the device, part of its proof." },
-    { name = "proof", type = "bytes", offset = 64, bytes = 32, doc = "Keyed BLAKE3 over ticket, nonce, MAC under the device key; zero where the device has none." },
+    { name = "proof", type = "bytes", offset = 64, bytes = 32, doc = "Keyed BLAKE3 over ticket, former tag, nonce, MAC under the device key; zero where the device has none." },
     { name = "vdisk", type = "text", offset = 96, bytes = 64, doc = "The vDisk that the device wants." },
     { name = "ticket_bytes", type = "u16", offset = 160, bytes = 2, doc = "Bytes of the ticket in the tail." },
     { name = "reserved", type = "reserved", offset = 162, bytes = 6, doc = "Zero." },

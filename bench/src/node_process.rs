@@ -239,7 +239,7 @@ fn program() -> anyhow::Result<PathBuf> {
     let program = here.with_file_name("diskstream-node");
     if !program.exists() {
         bail!(
-            "{} is missing: build it with `cargo build --release --workspace`",
+            "{} is missing: build it with `cargo build --release --workspace --exclude diskstream-sim`",
             program.display()
         );
     }

@@ -99,7 +99,9 @@ pub struct Session {
     /// The last refusal of a standby that was told of.
     standby_refused: Option<(SocketAddr, StandbyEnd)>,
     /// When to move for the balance's sake, and whereto.
-    rebalance: Option<(Nanos, Vec<SocketAddr>)>,
+    rebalance: Option<moving::Rebalance>,
+    /// When a search for the balance's sake ends, found or not.
+    rebalance_until: Option<Nanos>,
     /// When it may leave a bad store again.
     store_moves: StoreMoves,
     /// How many reads may be asked twice.
@@ -120,6 +122,8 @@ pub struct Session {
     write_cache_bytes: u64,
     /// The longest read since the last keep-alive.
     read_longest: Nanos,
+    /// The one of the last keep-alive, which is not answered yet.
+    longest_told: Nanos,
     stalls: Stalls,
     last_move: Option<LastMove>,
     detaching: bool,
@@ -178,6 +182,7 @@ impl Session {
             standby_events: VecDeque::new(),
             standby_refused: None,
             rebalance: None,
+            rebalance_until: None,
             store_moves: StoreMoves::default(),
             budget: Budget::new(),
             left: None,
@@ -192,6 +197,7 @@ impl Session {
             write_cache_used_bytes: 0,
             write_cache_bytes: config.write_cache_bytes,
             read_longest: Nanos::ZERO,
+            longest_told: Nanos::ZERO,
             stalls: Stalls::default(),
             last_move: None,
             detaching: false,

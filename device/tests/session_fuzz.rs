@@ -48,6 +48,44 @@ fn drain(session: &mut Session, now: Nanos) {
     session.check_invariants();
 }
 
+fn mix(seed: u64, loss: u64, spoil: u64, twice: u64, jitter_us: u64, cut_ms: u64) {
+    let mut world = World::new(3, 1 << 20);
+    let mut state = seed | 1;
+    let cut_at = world.now + ms(50);
+    world.set_network(move |packet: &Packet, now| {
+        let mut draw = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 33) % bound.max(1)
+        };
+        let cut = now >= cut_at && now < cut_at + ms(cut_ms);
+        if cut || draw(100) < loss {
+            return Fate::Drop;
+        }
+        // The scripted node takes what a device sends at its word, so only answers are spoilt.
+        if packet.to_device() && draw(100) < spoil {
+            return Fate::Spoil(usize::try_from(draw(1500)).unwrap());
+        }
+        if draw(100) < twice {
+            Fate::Twice
+        } else {
+            Fate::Late(Nanos::from_micros(draw(jitter_us)))
+        }
+    });
+    world.run_until(Nanos::from_secs(300), |w| w.session.disk().is_some());
+    let mut tokens = Vec::new();
+    for i in 0..12u64 {
+        tokens.push((world.start_read(i * 65_536, 32_768), i * 65_536));
+        world.run_for(ms(20));
+    }
+    // The network heals: every read completes.
+    world.run_for(ms(cut_ms));
+    world.set_network(|_, _| Fate::Deliver);
+    for (token, offset) in tokens {
+        world.finish_read(token, offset, Nanos::from_secs(30));
+    }
+    assert_eq!(world.session.state(), State::Streaming);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -102,36 +140,13 @@ proptest! {
         jitter_us in 0u64..20_000,
         cut_ms in 0u64..3000,
     ) {
-        let mut world = World::new(3, 1 << 20);
-        let mut state = seed | 1;
-        let cut_at = world.now + ms(50);
-        world.set_network(move |packet: &Packet, now| {
-            let mut draw = |bound: u64| {
-                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                (state >> 33) % bound.max(1)
-            };
-            let cut = now >= cut_at && now < cut_at + ms(cut_ms);
-            if cut || draw(100) < loss {
-                return Fate::Drop;
-            }
-            // The scripted node takes what a device sends at its word, so only answers are spoilt.
-            if packet.to_device() && draw(100) < spoil {
-                return Fate::Spoil(usize::try_from(draw(1500)).unwrap());
-            }
-            if draw(100) < twice { Fate::Twice } else { Fate::Late(Nanos::from_micros(draw(jitter_us))) }
-        });
-        world.run_until(Nanos::from_secs(300), |w| w.session.disk().is_some());
-        let mut tokens = Vec::new();
-        for i in 0..12u64 {
-            tokens.push((world.start_read(i * 65_536, 32_768), i * 65_536));
-            world.run_for(ms(20));
-        }
-        // The network heals: every read completes.
-        world.run_for(ms(cut_ms));
-        world.set_network(|_, _| Fate::Deliver);
-        for (token, offset) in tokens {
-            world.finish_read(token, offset, Nanos::from_secs(30));
-        }
-        prop_assert_eq!(world.session.state(), State::Streaming);
+        mix(seed, loss, spoil, twice, jitter_us, cut_ms);
     }
+}
+
+/// A spoilt login leaves a path whose keep-alives are answered and whose reads are not: reads that do not end earned no hedges, and
+/// the device waited for ever.
+#[test]
+fn a_node_that_answers_keep_alives_and_no_reads_is_left() {
+    mix(16_874_755_244_978_008_376, 0, 1, 10, 12_082, 2_369);
 }

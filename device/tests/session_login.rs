@@ -86,7 +86,8 @@ fn proofs_bind_the_cookie_and_the_ticket() {
     };
     assert_eq!(start.proof, proof(&start.cookie, &start.device_nonce));
     let (service, ticket) = world.node(1).last_service.clone().unwrap();
-    assert_eq!(service.proof, proof(&ticket, &service.device_nonce));
+    let bound = [&ticket[..], &service.former_tag.to_le_bytes()].concat();
+    assert_eq!(service.proof, proof(&bound, &service.device_nonce));
     assert_ne!(start.device_nonce, service.device_nonce);
 }
 

@@ -527,3 +527,100 @@ fn a_node_that_joins_later_becomes_the_standby() {
     world.read(0, 4096, Nanos::from_secs(1));
     world.run_until(Nanos::from_secs(1), |w| serving(w) == Some(node_addr(2)));
 }
+
+#[test]
+fn what_is_lost_around_a_graceful_move_is_asked_at_the_new_node_at_its_time_out() {
+    for dies in [false, true] {
+        let mut world = warm(2);
+        let mut dropped = false;
+        world.set_network(move |packet, _| {
+            let read = packet.kind() == diskstream_wire::Read::KIND;
+            let first = read && packet.to.ip() == node_addr(1).ip() && !dropped;
+            dropped |= first;
+            if first { Fate::Drop } else { Fate::Deliver }
+        });
+        let began = world.now;
+        let token = world.start_read(4096, 4096);
+        world.run_for(ms(2));
+        for packet in world.node(1).notices(1, &[]) {
+            world.transmit(packet);
+        }
+        world.run_for(ms(1));
+        world.node(1).down = dies;
+        world.finish_read(token, 4096, Nanos::from_secs(5));
+        let time = world.now.since(began);
+        assert!(time < ms(30), "{time:?}");
+        assert_eq!(serving(&world), Some(node_addr(2)));
+    }
+}
+
+#[test]
+fn a_standby_that_died_while_the_device_was_cut_off_is_not_kept() {
+    for away_ms in (100..3000).step_by(100) {
+        let mut world = warm(3);
+        let (away, dead) = (world.now, standby(&world).unwrap());
+        world.node(2).down = true;
+        assert_eq!(dead, node_addr(2));
+        world.set_network(
+            move |_, now| {
+                if now.since(away) < ms(away_ms) { Fate::Drop } else { Fate::Deliver }
+            },
+        );
+        let token = world.start_read(4096, 4096);
+        world.finish_read(token, 4096, Nanos::from_secs(9));
+        for _ in 0..20 {
+            world.run_for(ms(50));
+            world.read(8192, 4096, Nanos::from_secs(5));
+        }
+        world.run_for(Nanos::from_secs(40));
+        assert!(standby(&world).is_some_and(|node| node != dead), "away for {away_ms} ms");
+    }
+}
+
+#[test]
+fn two_of_three_nodes_that_die_at_once_cost_less_than_half_a_second() {
+    let mut world = warm(3);
+    world.node(1).down = true;
+    world.node(2).down = true;
+    let time = world.read(4096, 4096, Nanos::from_secs(3));
+    assert!(time < ms(400), "{time:?}");
+}
+
+#[test]
+fn the_longest_read_of_a_failover_is_told_to_the_node_that_is_left() {
+    let mut world = warm(2);
+    world.node(1).down = true;
+    let mut longest = 0;
+    for unit in 0..40 {
+        longest = longest.max(world.read(unit * 4096, 4096, ms(1000)).as_micros());
+        world.run_for(ms(10));
+    }
+    world.run_for(Nanos::from_secs(70));
+    let told = world.node(2).keep_alives.iter().map(|k| u64::from(k.read_us_max));
+    assert_eq!(told.max(), Some(longest));
+    assert_eq!(world.node(2).keep_alives.last().unwrap().read_us_max, 0, "once");
+}
+
+#[test]
+fn an_order_to_make_room_is_not_carried_out_when_its_time_is_over() {
+    let mut world = warm(3);
+    world.node(3).down = true;
+    let mut packets = world.node(1).notices(7, &[node_addr(3)]);
+    for packet in &mut packets {
+        let decoded = diskstream_wire::decode(&packet.bytes).unwrap();
+        let diskstream_wire::Message::Notice(notice) = decoded.message else { panic!() };
+        let notice = Notice { reason: NoticeReason::Rebalance, deadline_ms: 15_000, ..notice };
+        let mut bytes = vec![0; 2048];
+        let used = notice.encode_with_tail(decoded.tail, &mut bytes);
+        bytes.truncate(used);
+        packet.bytes = bytes;
+    }
+    packets.into_iter().for_each(|packet| world.transmit(packet));
+    // The standby is not among the successors, and takes no logins anyway.
+    world.node(2).busy = Some((300_000, BusyReason::BootLimit));
+    world.run_for(Nanos::from_secs(20));
+    assert_eq!(world.session.state(), State::Streaming);
+    world.node(3).down = false;
+    world.run_for(Nanos::from_secs(20));
+    assert_eq!((serving(&world), moves(&world).len()), (Some(node_addr(1)), 0));
+}

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use diskstream_ring::inbox::{Inbox, Sender};
 use diskstream_ring::ring::RingError;
 use diskstream_ring::{
-    Completion, Completions, Errno, FileId, ReadPlan, Ring, SocketId, Wait, clock,
+    Completion, Completions, Errno, FileId, ReadPlan, Ring, SocketId, Wait, clock, pin,
 };
 use diskstream_wire::Nanos;
 use diskstream_wire::canonical;
@@ -122,7 +122,9 @@ impl ShardThread {
             self.report.publish(self.ring.stats());
             if stop || self.all_drained() {
                 // The last answers (closings, notices) are still queued.
-                return self.ring.turn(Wait::Never, &mut done);
+                let last = self.ring.turn(Wait::Never, &mut done);
+                pin::give_way();
+                return last;
             }
         }
     }

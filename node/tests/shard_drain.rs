@@ -240,6 +240,22 @@ fn devices_are_told_one_after_the_other_and_marked_when_they_are() {
 }
 
 #[test]
+fn a_stop_after_maintenance_takes_no_mark_back() {
+    let mut world = World::new(Setup::default());
+    let mut devices: Vec<_> = (1..=60).map(|n| Device::new(n).connect(&mut world)).collect();
+    with_successor(&world);
+    world.drain(DrainState::Maintenance, 15);
+    (0..8).for_each(|_| world.pass(Nanos::from_millis(5)));
+    let mut marked = |world: &mut World| {
+        devices.iter_mut().map(|d| d.read_right(world, 0, UNIT)).filter(|r| r.draining).count()
+    };
+    assert_eq!(marked(&mut world), 60);
+    world.drain(DrainState::Stopping, 15);
+    assert_eq!(marked(&mut world), 60);
+    assert_eq!(world.counters(0).notices_expired.get(), 0, "they are told the new reason");
+}
+
+#[test]
 fn many_notices_wait_for_plans_and_none_is_forgotten() {
     let mut world = World::new(Setup::default());
     let devices: Vec<_> = (1..=60).map(|n| Device::new(n).connect(&mut world)).collect();

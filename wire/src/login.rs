@@ -152,7 +152,7 @@ message! {
         capabilities: Capabilities = "capabilities" @ 40,
         /// Random bytes of the device, part of its proof.
         device_nonce: [u8; 16] = "bytes" @ 48,
-        /// Keyed BLAKE3 over ticket, nonce, MAC under the device key; zero where the device has none.
+        /// Keyed BLAKE3 over ticket, former tag, nonce, MAC under the device key; zero where the device has none.
         proof: [u8; 32] = "bytes" @ 64,
         /// The vDisk that the device wants.
         vdisk: Text<64> = "text" @ 96,

@@ -63,11 +63,6 @@ impl Evidence {
         self.lossy_for = LOSSY_FOR;
     }
 
-    /// A repeat was answered by what it repeated: that had not been lost.
-    pub fn was_not_lost(&mut self) {
-        self.lossy_for = 0;
-    }
-
     /// Whether something asked at `sent_at` and not answered is to be asked again now.
     pub fn speaks_for_loss(&self, sent_at: Nanos) -> bool {
         // What is sent in one turn has one time: nothing follows from their order.
@@ -127,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_remembered_for_some_answers_unless_it_was_none() {
+    fn a_loss_is_remembered_for_some_answers() {
         let mut evidence = Evidence::default();
         evidence.lost();
         for _ in 1..LOSSY_FOR {
@@ -135,9 +130,6 @@ mod tests {
             assert!(evidence.speaks_for_loss(Nanos::from_secs(1)));
         }
         evidence.answered(Nanos::ZERO);
-        assert!(!evidence.is_lossy());
-        evidence.lost();
-        evidence.was_not_lost();
         assert!(!evidence.is_lossy());
     }
 }

@@ -14,8 +14,8 @@ use diskstream_wire::{Flags, Nanos, Read};
 
 use super::Session;
 use super::limits::{
-    HEDGE_AFTER_MIN, HEDGE_REPEAT_MIN, HEDGES_SAVED_MAX, READS_PER_HEDGE, RTO_MAX, TIMEOUTS_PLAIN,
-    TRAIN_SEGMENTS_MAX, WINDOW_FRAGMENTS_MIN,
+    HEDGE_AFTER_MIN, HEDGE_ANYWAY, HEDGE_REPEAT_MIN, HEDGES_SAVED_MAX, READS_PER_HEDGE, RTO_MAX,
+    TIMEOUTS_PLAIN, TRAIN_SEGMENTS_MAX, WINDOW_FRAGMENTS_MIN,
 };
 use super::request::Phase;
 use super::send::lowest;
@@ -133,15 +133,20 @@ impl Session {
         if self.serving_is_lost(now) {
             return true;
         }
-        let Some(path) = &self.paths[serving] else { return false };
+        let silent = now.since(request.silent_since);
+        let Some(path) = &mut self.paths[serving] else { return false };
+        let unanswered = request.phase == Phase::Asked && !request.answered;
+        if unanswered && silent >= HEDGE_ANYWAY {
+            // The node lives and does not answer this: reads that do not end earn no hedges either.
+            path.ignored += 1;
+            return true;
+        }
         let probed_at = match (request.repeated_at, path.silent_since()) {
             (Some(repeated), Some(probed)) => repeated.earlier(probed),
             (Some(at), None) | (None, Some(at)) => at,
             (None, None) => return false,
         };
-        let silent = now.since(request.silent_since);
-        request.phase == Phase::Asked
-            && !request.answered
+        unanswered
             && silent >= path.answers.bare_timeout().max(HEDGE_AFTER_MIN)
             && now.since(probed_at) >= path.network.bare_timeout().max(HEDGE_REPEAT_MIN)
             && self.budget.take()

@@ -67,6 +67,12 @@ pub const PROBE_INTERVAL_MAX: Nanos = Nanos::from_millis(500);
 pub const LOST_AFTER_PROBES: u32 = 3;
 /// Least time after which an unanswered read is asked at the standby as well (design, section 6).
 pub const HEDGE_AFTER_MIN: Nanos = Nanos::from_millis(20);
+/// An unanswered read is asked at the standby after this long whatever the budget says. Guess: the longest repeat interval; at 5 % loss
+/// each way chance alone leaves one read in a million unanswered for so long.
+pub const HEDGE_ANYWAY: Nanos = RTO_MAX;
+/// Such reads in a row, none of them answered by the serving node, after which the device moves: the node says that it lives, and serves
+/// nothing. As many as [`STORE_ERRORS_MOVE`].
+pub const IGNORED_MOVE: u32 = STORE_ERRORS_MOVE;
 /// Least time that a repeat is given before the standby is asked. Guess: a node or a device that is busy does not run for some
 /// milliseconds; and a repeat goes out after 12 ms, so that this ends before [`HEDGE_AFTER_MIN`].
 pub const HEDGE_REPEAT_MIN: Nanos = Nanos::from_millis(7);

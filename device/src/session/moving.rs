@@ -75,7 +75,7 @@ impl Session {
         if self.serving != Some(index) || !path.mark(now) {
             return;
         }
-        self.rebalance = None;
+        (self.rebalance, self.rebalance_until) = (None, None);
         let node = path.at.node;
         self.go_elsewhere(cause, successors, node, now);
     }
@@ -118,20 +118,35 @@ impl Session {
         }
     }
 
-    /// The node asks the device to go for the balance's sake: not all at once.
-    pub(super) fn on_rebalance(&mut self, index: usize, successors: Vec<SocketAddr>, now: Nanos) {
+    /// The node asks the device to go for the balance's sake, until `until`: not all at once.
+    pub(super) fn on_rebalance(
+        &mut self,
+        index: usize,
+        successors: Vec<SocketAddr>,
+        until: Nanos,
+        now: Nanos,
+    ) {
         if self.serving == Some(index) && self.rebalance.is_none() && self.seek.is_none() {
             let at = now + self.random.below(REBALANCE_SPREAD);
-            self.rebalance = Some((at, successors));
+            self.rebalance = Some(Rebalance { at, until, successors });
         }
     }
 
-    /// Moves for the balance's sake when its time has come.
+    /// Moves for the balance's sake when its time has come, and stays when nobody let the device in meanwhile: an old order is not
+    /// carried out when its reason has long gone.
     pub(super) fn check_rebalance(&mut self, now: Nanos) {
-        let Some((_, successors)) = self.rebalance.take_if(|(at, _)| *at <= now) else { return };
+        let over = self.rebalance_until.take_if(|until| *until <= now).is_some();
+        let searches = self.seek.as_ref().is_some_and(|s| s.cause == Some(MoveCause::Notice));
+        if over && searches {
+            self.counters.moves_averted += 1;
+            self.abandon_seek(now);
+        }
+        let due = self.rebalance.take_if(|rebalance| rebalance.at <= now);
+        let Some(Rebalance { successors, until, .. }) = due else { return };
         let serving = self.serving.and_then(|serving| self.paths[serving].as_ref());
         if let Some(node) = serving.map(|path| path.at.node) {
             self.go_elsewhere(MoveCause::Notice, successors, node, now);
+            self.rebalance_until = self.seek.as_ref().map(|_| until);
         }
     }
 
@@ -179,6 +194,11 @@ impl Session {
         let Some(path) = &mut self.paths[index] else { return };
         let (node, was_dead) = (path.at.node, path.heard(now));
         self.wake_requests(index, now);
+        let standby = self.standby.and_then(|standby| self.paths[standby].as_ref());
+        if self.serving == Some(index) && standby.is_some_and(Path::is_dead) {
+            // It was kept because this one was silent too.
+            self.lose_standby(StandbyEnd::Silent, now);
+        }
         if !was_dead || self.serving != Some(index) {
             return;
         }
@@ -409,6 +429,14 @@ impl StoreMoves {
         self.not_before = now + self.pause;
         true
     }
+}
+
+/// A move for the balance's sake: when it begins, until when it may, and to whom.
+#[derive(Clone, Debug)]
+pub(super) struct Rebalance {
+    pub(super) at: Nanos,
+    pub(super) until: Nanos,
+    pub(super) successors: Vec<SocketAddr>,
 }
 
 /// Over this time devices that lose a node together spread their first question.

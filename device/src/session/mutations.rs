@@ -11,7 +11,7 @@ pub enum Mutation {
     DropSumCheck,
     /// Accept datagrams of a session whatever their tag.
     AcceptForeignTag,
-    /// Take a node for gone after two probes instead of eight.
+    /// Take a node for gone after two probes instead of six.
     MoveAfterTwoProbes,
     /// Hedge without a budget.
     HedgeWithoutTokens,

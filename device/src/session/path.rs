@@ -2,8 +2,8 @@
 //!
 //! Signs of life. Any datagram of the session's tag from the node counts. A request that got no answer in time while
 //! nothing at all arrived makes the path *suspect*: probes go out every 20 ms. Three of them unanswered make it *lost*: reads
-//! go elsewhere, but nothing is decided, and there is no hurry any more where there is an elsewhere: the time between probes doubles. Six of them unanswered
-//! (twelve where datagrams have been lost lately) make it *dead*; probes go on, slower still, because a dead path that answers again is better than any other. The
+//! go elsewhere, but nothing is decided, and there is no hurry any more where there is an elsewhere: the time between probes doubles. Six of them unanswered,
+//! 320 ms after it fell silent (twelve, and 800 ms, where datagrams have been lost lately), make it *dead*; probes go on, slower still, because a dead path that answers again is better than any other. The
 //! decision to move is not taken here.
 
 use std::net::SocketAddr;
@@ -113,6 +113,8 @@ pub struct Path {
     marked: Option<Nanos>,
     /// `StoreError`s in a row.
     pub store_errors: u32,
+    /// Reads in a row that this node, alive as it is, did not answer at all.
+    pub ignored: u32,
     pub last_heard: Nanos,
     /// When a fragment of the present size last arrived.
     pub last_full: Nanos,
@@ -144,6 +146,7 @@ impl Path {
             fresh: true,
             marked: None,
             store_errors: 0,
+            ignored: 0,
             last_heard: now,
             last_full: Nanos::ZERO,
             full_lost: 0,

@@ -278,9 +278,6 @@ impl Session {
         let counts = phase == Phase::Asked || phase == Phase::Queued && request.lost;
         if attempt != request.attempt {
             path.window.spurious(request.lost_at);
-            if request.hole_of.is_none() {
-                path.evidence.was_not_lost();
-            }
             path.evidence.answered(request.attempt_sent_at(attempt));
             // The time-out was too short. Were this answer not timed, it would stay so: only answers that beat the
             // time-out would count, and a node whose queue is longer than that would get every read several times.
@@ -291,6 +288,7 @@ impl Session {
             }
             return;
         }
+        path.ignored = 0;
         path.evidence.answered(request.sent_at);
         path.window.answered(request.sent_at);
         if request.repeats_loss {
@@ -367,6 +365,9 @@ impl Session {
         let request = self.requests.get_mut(slot);
         let is_out = matches!(request.phase, Phase::Asked | Phase::Pending);
         if is_out && usize::from(request.path) == from_path {
+            if let Some(path) = &mut self.paths[from_path] {
+                path.ignored = 0;
+            }
             request.spoken_of(now);
             return Some((slot, Sent::Itself));
         }
@@ -502,6 +503,9 @@ impl Session {
             path.network.sample(rtt);
             path.answers.sample(rtt);
             path.fresh = false;
+            if self.serving == Some(index) && self.read_longest <= self.longest_told {
+                self.read_longest = Nanos::ZERO;
+            }
             if path.evidence.take_awaited() {
                 self.look_at_overtaken(index, sent_at, now);
             }
@@ -560,7 +564,10 @@ impl Session {
         let mut successors = Vec::with_capacity(usize::from(m.node_count));
         node_entries(tail, m.node_count, |entry| successors.extend(entry.login.socket_addr()));
         match m.reason {
-            NoticeReason::Rebalance => self.on_rebalance(index, successors, now),
+            NoticeReason::Rebalance => {
+                let until = now + Nanos::from_millis(u64::from(m.deadline_ms));
+                self.on_rebalance(index, successors, until, now);
+            }
             _ => self.on_draining(index, MoveCause::Notice, successors, now),
         }
     }

@@ -5,7 +5,7 @@ use diskstream_wire::{Flags, KeepAlive, Nanos, PathProbe, Read, SessionClose, Se
 
 use super::event::{Channel, ReadError, Train};
 use super::limits::{RTO_MAX, TIMEOUTS_PLAIN, TRAIN_SEGMENTS_MAX, WINDOW_FRAGMENTS_MIN};
-use super::path::Vigil;
+use super::path::{Path, Vigil};
 use super::request::{Phase, Request};
 use super::{PATHS_MAX, Session};
 
@@ -61,8 +61,9 @@ impl Session {
 
     /// Duties of one path: goodbye, probes of life and of size, keep-alives. True when something was written.
     fn poll_path(&mut self, index: usize, now: Nanos, out: &mut Vec<u8>) -> bool {
-        // Without a standby nobody answers until there is a decision.
-        let haste = self.serving == Some(index) && self.helper().is_none();
+        // Without a standby, or with one that is silent too, nobody answers until there is a decision.
+        let helper = self.helper().and_then(|helper| self.paths[helper].as_ref());
+        let haste = self.serving == Some(index) && helper.is_none_or(Path::is_suspect);
         let Some(path) = &mut self.paths[index] else { return false };
         let (tag, session) = (path.at.tag, path.at.session);
         if path.is_closing() {
@@ -164,7 +165,8 @@ impl Session {
             ..KeepAlive::default()
         };
         if serves {
-            self.read_longest = Nanos::ZERO;
+            // Forgotten when it was answered: the last ones before a node's death tell nobody.
+            self.longest_told = self.read_longest;
         }
         self.counters.standby_checks += u64::from(self.standby == Some(index));
         out.resize(KeepAlive::BYTES, 0);
@@ -376,7 +378,7 @@ fn to_block_end(disk: &super::DiskInfo, offset: u64) -> usize {
 
 /// How much of `wanted` bytes to ask for with `room` fragments free: all of it, or a good part; not crumbs, for what is in
 /// flight will make room.
-fn fit(path: &super::path::Path, wanted: usize, room: u32) -> Option<usize> {
+fn fit(path: &Path, wanted: usize, room: u32) -> Option<usize> {
     let room = if path.in_flight == 0 { room.max(WINDOW_FRAGMENTS_MIN) } else { room } as usize;
     let need = path.size.count(wanted);
     if need <= room {

@@ -212,7 +212,9 @@ impl Steps {
     fn write_service(&self, context: &Context<'_>, out: &mut [u8]) -> usize {
         let config = context.config;
         let ticket = context.nodes.ticket().unwrap_or_default();
-        let proof = proof(config.device_key.as_ref(), ticket, &self.nonce, config.mac);
+        let former_tag = context.nodes.former_tag(self.node);
+        let bound = [ticket, &former_tag.to_le_bytes()].concat();
+        let proof = proof(config.device_key.as_ref(), &bound, &self.nonce, config.mac);
         IoServiceStart {
             tag: self.tag,
             mac: config.mac,
@@ -223,7 +225,7 @@ impl Steps {
             proof,
             vdisk: Text::new(config.vdisk.as_deref().unwrap_or_default()),
             ticket_bytes: ticket_bytes(ticket),
-            former_tag: context.nodes.former_tag(self.node),
+            former_tag,
             ..IoServiceStart::default()
         }
         .encode_with_tail(ticket, out)

@@ -3,8 +3,8 @@
 use diskstream_wire::Nanos;
 
 use super::Session;
-use super::event::{Event, ReadError};
-use super::limits::{HOLDING_REPORT, PROBE_INTERVAL, PROBE_INTERVAL_MAX};
+use super::event::{Event, MoveCause, ReadError};
+use super::limits::{HOLDING_REPORT, IGNORED_MOVE, PROBE_INTERVAL, PROBE_INTERVAL_MAX};
 use super::request::Phase;
 
 impl Session {
@@ -17,7 +17,16 @@ impl Session {
             self.scan_requests(now);
         }
         self.check_rebalance(now);
+        self.check_ignored(now);
         self.check_held(now);
+    }
+
+    /// A node that answers keep-alives and no reads is left like one that answers nothing.
+    fn check_ignored(&mut self, now: Nanos) {
+        let serving = self.serving.and_then(|serving| self.paths[serving].as_ref());
+        if serving.is_some_and(|path| path.ignored >= IGNORED_MOVE) {
+            self.promote(MoveCause::NodeSilent, &[], now);
+        }
     }
 
     /// When [`Session::tick`] must be called next (and trains taken after it); [`Nanos::NEVER`]: not before something
@@ -32,7 +41,8 @@ impl Session {
             .chain(self.seek.as_ref().map(|seek| seek.next_due()))
             .fold(self.requests.earliest(), Nanos::earlier)
             .earlier(self.standby_seek_due())
-            .earlier(self.rebalance.as_ref().map_or(Nanos::NEVER, |(at, _)| *at))
+            .earlier(self.rebalance.as_ref().map_or(Nanos::NEVER, |rebalance| rebalance.at))
+            .earlier(self.rebalance_until.unwrap_or(Nanos::NEVER))
             .earlier(self.questions_due())
             .earlier(self.held_due())
     }
@@ -70,7 +80,8 @@ impl Session {
             path.unanswered(sent_at, now);
         }
         let suspect = path.is_suspect();
-        if !suspect && !answered && !path.evidence.speaks_for_loss(sent_at) {
+        let asks_on = !suspect && !path.is_leaving();
+        if asks_on && !answered && !path.evidence.speaks_for_loss(sent_at) {
             // It may wait in a queue: the answer to what is asked after it will tell.
             path.evidence.await_answer();
             path.check_soon(now);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, RecvTimeoutError};
 
-use diskstream_ring::clock;
+use diskstream_ring::{clock, pin};
 use diskstream_vdisk::Watch;
 use diskstream_wire::{Mac, Nanos};
 use signal_hook::consts::SIGHUP;
@@ -13,7 +13,7 @@ use signal_hook::consts::SIGHUP;
 use super::drain::Drain;
 use super::farm_watch::{Differences, seen};
 use super::rebalance::{self, Decisions};
-use super::watch::{bad_block, damaged, health_of, look, watch_all, weigh_damage};
+use super::watch::{Weighing, bad_block, damaged, health_of, look, watch_all};
 use super::{Wish, service};
 use crate::control::{Answer, Figures, Reply, Request, SlowDevice};
 use crate::metrics::{Health, HealthState};
@@ -44,6 +44,7 @@ pub(super) struct ControlLoop<'s> {
     watches: Vec<Option<Watch>>,
     /// vDisks whose files were changed: out of service until the node starts again.
     changed: BTreeSet<usize>,
+    weighing: Weighing,
     differences: Differences,
     drain: Option<Drain>,
     next_look: Nanos,
@@ -77,6 +78,7 @@ impl<'s> ControlLoop<'s> {
             own,
             watches,
             changed: BTreeSet::new(),
+            weighing: Weighing::default(),
             differences: Differences::default(),
             drain: None,
             next_look: clock::now(),
@@ -93,6 +95,8 @@ impl<'s> ControlLoop<'s> {
                 self.look(now);
             }
             if let Next::End = self.drain_turn(now)? {
+                // What is left is to give memory back; other programs of this host need not wait for that.
+                pin::give_way();
                 return Ok(());
             }
             let due = self.drain.as_ref().map_or(Nanos::NEVER, Drain::next_deadline);
@@ -118,7 +122,7 @@ impl<'s> ControlLoop<'s> {
         shared.cache.tick();
         self.differences.look(shared);
         look(&self.node, &mut self.watches, &mut self.changed);
-        weigh_damage(&self.node, &self.changed);
+        self.weighing.look(&self.node, &self.changed, now);
         if now >= self.next_rebalance {
             self.next_rebalance = now + rebalance::LOOK_EVERY;
             rebalance::by_itself(&self.node, &self.outside.decisions, now);

@@ -1,10 +1,10 @@
 //! The files behind the vDisks: who changes one takes it out of service.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 
 use diskstream_vdisk::{Change, Watch};
-use diskstream_wire::ContentId;
+use diskstream_wire::{ContentId, Nanos};
 
 use crate::metrics::HealthState;
 use crate::running::RunningNode;
@@ -86,36 +86,79 @@ pub(super) fn bad_block(node: &RunningNode, index: usize, what: &str) {
     }
 }
 
-/// A vDisk with a bad block takes no devices where another node has a sound copy. Where there is none, it goes on: a machine that
-/// cannot read one block is better off than one without its disk. Looked at again and again, because nodes come and go.
-pub(super) fn weigh_damage(node: &RunningNode, changed: &BTreeSet<usize>) {
-    let shared = node.shared();
-    let view = shared.view.get();
-    for (index, entry) in shared.vdisks().unwrap_or_default().iter().enumerate() {
-        let of_farm = shared.farm.vdisk(&entry.name).map(|(_, of_farm)| of_farm);
-        let pinned = of_farm.is_some_and(|vdisk| vdisk.pinned.is_some());
-        let last = pinned || !is_served_elsewhere(&view, &entry.name, entry.content_id);
-        entry.last_copy.store(last, Relaxed);
-        if !entry.damaged.load(Relaxed) || changed.contains(&index) {
-            continue;
+/// How long the other copies must be as they are before anything follows from it. Guess: several reports of a peer (one a second), and
+/// longer than a peer is unknown that comes back.
+const CALM: Nanos = Nanos::from_secs(5);
+
+/// Decides whether vDisks with bad blocks take devices. One does not where another node serves the same content. Where there is none, it
+/// goes on: a machine that cannot read one block is better off than one without its disk. Looked at again and again,
+/// because nodes come and go; but a vDisk that has come back stays, since peers do not tell which copies are sound, and two nodes
+/// with a bad copy each would else send the devices to each other for ever.
+#[derive(Debug, Default)]
+pub(super) struct Weighing {
+    /// Since when what is done with a vDisk is not what its copies call for.
+    since: BTreeMap<usize, Nanos>,
+    stays: BTreeSet<usize>,
+}
+
+/// What follows from the copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Leaves,
+    ComesBack,
+}
+
+impl Weighing {
+    /// Pure: what is due for a damaged vDisk.
+    fn weigh(&mut self, index: usize, eligible: bool, last: bool, now: Nanos) -> Option<Step> {
+        let step = match (eligible, last) {
+            (true, false) if !self.stays.contains(&index) => Step::Leaves,
+            (false, true) => Step::ComesBack,
+            _ => {
+                self.since.remove(&index);
+                return None;
+            }
+        };
+        if now.since(*self.since.entry(index).or_insert(now)) < CALM {
+            return None;
         }
-        match (entry.is_eligible(), last) {
-            (true, false) => {
-                tracing::error!(
-                    vdisk = entry.name,
-                    "a block is bad and another node has a sound copy: takes no more devices, and those that it has are told to \
+        self.since.remove(&index);
+        if step == Step::ComesBack {
+            self.stays.insert(index);
+        }
+        Some(step)
+    }
+
+    /// Looks at all of them.
+    pub(super) fn look(&mut self, node: &RunningNode, changed: &BTreeSet<usize>, now: Nanos) {
+        let shared = node.shared();
+        let view = shared.view.get();
+        for (index, entry) in shared.vdisks().unwrap_or_default().iter().enumerate() {
+            let of_farm = shared.farm.vdisk(&entry.name).map(|(_, of_farm)| of_farm);
+            let pinned = of_farm.is_some_and(|vdisk| vdisk.pinned.is_some());
+            let last = pinned || !is_served_elsewhere(&view, &entry.name, entry.content_id);
+            entry.last_copy.store(last, Relaxed);
+            if !entry.damaged.load(Relaxed) || changed.contains(&index) {
+                continue;
+            }
+            match self.weigh(index, entry.is_eligible(), last, now) {
+                Some(Step::Leaves) => {
+                    tracing::error!(
+                        vdisk = entry.name,
+                        "a block is bad and another node serves the same: takes no more devices, and those that it has are told to \
                      move. Restore the image, and restart the node"
-                );
-                node.vdisk_changed(u32::try_from(index).expect("few vDisks"));
+                    );
+                    node.vdisk_changed(u32::try_from(index).expect("few vDisks"));
+                }
+                Some(Step::ComesBack) => {
+                    tracing::warn!(
+                        vdisk = entry.name,
+                        "a block is bad, but no other node serves this vDisk now: takes devices again"
+                    );
+                    entry.eligible.store(true, Relaxed);
+                }
+                None => {}
             }
-            (false, true) => {
-                tracing::warn!(
-                    vdisk = entry.name,
-                    "a block is bad, but no other node serves this vDisk now: takes devices again"
-                );
-                entry.eligible.store(true, Relaxed);
-            }
-            _ => {}
         }
     }
 }
@@ -149,6 +192,21 @@ mod tests {
 
     use super::*;
     use crate::view::{HeldVersion, PeerView};
+
+    #[test]
+    fn a_damaged_copy_leaves_once_comes_back_and_stays() {
+        let mut weighing = Weighing::default();
+        let at = Nanos::from_secs;
+        assert_eq!(weighing.weigh(0, true, false, at(0)), None);
+        assert_eq!(weighing.weigh(0, true, true, at(3)), None, "it was not for long");
+        assert_eq!(weighing.weigh(0, true, false, at(4)), None);
+        assert_eq!(weighing.weigh(0, true, false, at(9)), Some(Step::Leaves));
+        assert_eq!(weighing.weigh(0, false, true, at(20)), None);
+        assert_eq!(weighing.weigh(0, false, true, at(25)), Some(Step::ComesBack));
+        for s in 26..100 {
+            assert_eq!(weighing.weigh(0, true, false, at(s)), None, "back and forth");
+        }
+    }
 
     #[test]
     fn elsewhere_is_a_node_that_is_up_takes_devices_and_holds_the_same() {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use diskstream_wire::limits::NODES_MAX;
 use diskstream_wire::time::Nanos;
-use diskstream_wire::{NodeEntry, Notice as NoticeMessage, NoticeAck, NoticeReason};
+use diskstream_wire::{NodeEntry, Notice as NoticeMessage, NoticeAck, NoticeReason, SessionRole};
 
 use super::limits::{NOTICE_BACKOFF, NOTICES_FRESH, NOTICES_FRESH_EVERY, NOTICES_PER_TURN};
 use super::session::{Notice, Phase};
@@ -32,8 +32,9 @@ pub(super) struct Notices {
     next: Nanos,
     /// Number of the last notice.
     sequence: u32,
-    /// How many devices may be told for the first time before `fresh_at`.
-    fresh: usize,
+    /// How many devices may be told for the first time before `fresh_at`: of those that are served, and of those that have a
+    /// standby here, which nobody waits for.
+    fresh: [usize; 2],
     /// When as many again may be.
     fresh_at: Nanos,
 }
@@ -44,7 +45,7 @@ impl Notices {
         left: 0,
         next: Nanos::NEVER,
         sequence: 0,
-        fresh: 0,
+        fresh: [0; 2],
         fresh_at: Nanos::ZERO,
     };
 
@@ -73,12 +74,17 @@ impl Shard {
         until: Nanos,
         now: Nanos,
     ) {
-        self.end_notice(index);
+        // Whoever is on its way already is told the new reason too, and the mark stays: without it the device would think that it
+        // may stay.
+        let goes = |notice: Notice| notice.told && notice.reason != NoticeReason::Rebalance;
+        let told = self.sessions.get(index).notice.is_some_and(goes);
+        if !told {
+            self.end_notice(index);
+        }
         self.notices.sequence = self.notices.sequence.wrapping_add(1);
         let (backoff, _) = NOTICE_BACKOFF;
         let sequence = self.notices.sequence;
-        let notice =
-            Notice { reason, sequence, told: false, acked: false, due: now, backoff, until };
+        let notice = Notice { reason, sequence, told, acked: false, due: now, backoff, until };
         self.sessions.get_mut(index).notice = Some(notice);
         self.notices.wake(now);
     }
@@ -97,7 +103,7 @@ impl Shard {
             return;
         }
         if now >= self.notices.fresh_at {
-            self.notices.fresh = self.fresh_share(now);
+            self.notices.fresh = [self.fresh_share(now); 2];
             self.notices.fresh_at = now + NOTICES_FRESH_EVERY;
         }
         if self.notices.left == 0 {
@@ -163,7 +169,8 @@ impl Shard {
         }
         // What is asked for the balance's sake devices spread themselves.
         let fresh = !notice.told && notice.reason != NoticeReason::Rebalance;
-        if fresh && self.notices.fresh == 0 {
+        let kind = usize::from(session.role == SessionRole::Standby);
+        if fresh && self.notices.fresh[kind] == 0 {
             return Looked::Until(self.notices.fresh_at.earlier(notice.until));
         }
         // Half of the plans are left to the reads.
@@ -179,7 +186,7 @@ impl Shard {
             self.end_notice(index);
             return Looked::Until(Nanos::NEVER);
         }
-        self.notices.fresh -= usize::from(fresh);
+        self.notices.fresh[kind] -= usize::from(fresh);
         self.sessions.get_mut(index).notice = Some(Notice { told: true, ..notice });
         self.send_notice(index, notice, &nodes, now, out);
         let next = now + notice.backoff;

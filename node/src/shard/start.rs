@@ -76,7 +76,9 @@ impl Shard {
             Refused::Rejected(error.reject_reason(), text)
         })?;
         let device = self.device(m.mac)?;
-        let bound = (sealed, &m.device_nonce, &m.proof);
+        // The former tag too: it ends a session.
+        let bound = [sealed, &m.former_tag.to_le_bytes()].concat();
+        let bound = (bound.as_slice(), &m.device_nonce, &m.proof);
         let key_hash = prove(device, bound, m.mac)?;
         if key_hash != ticket.body.device_key_hash {
             let text = "The device's key changed since its login: log in from the start";

@@ -1,6 +1,6 @@
 //! Proofs of devices: keyed BLAKE3 under the device's key.
 //!
-//! `LoginStart` binds the cookie and `IoServiceStart` the ticket, each followed by the device's nonce and its MAC. The two
+//! `LoginStart` binds the cookie and `IoServiceStart` the ticket and the tag of a former session, each followed by the device's nonce and its MAC. The two
 //! cannot be taken for each other, because nonce and MAC have fixed lengths at the end, and no ticket is as short as a cookie.
 
 use diskstream_wire::Mac;

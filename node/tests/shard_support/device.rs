@@ -153,7 +153,8 @@ impl Device {
     }
 
     pub fn start(&self) -> IoServiceStart {
-        let proof = self.key.as_ref().map(|k| k.proof(&self.ticket, &self.nonce, self.mac));
+        let bound = [&self.ticket[..], &self.former_tag.to_le_bytes()].concat();
+        let proof = self.key.as_ref().map(|k| k.proof(&bound, &self.nonce, self.mac));
         IoServiceStart {
             tag: 0x4444,
             mac: self.mac,

@@ -32,6 +32,15 @@ impl Donor {
     }
 }
 
+impl Drop for Donor {
+    fn drop(&mut self) {
+        if let Some(Some(donor)) = self.0.get() {
+            // Here, and not by a thread of the kernel's that has everybody else's priority. What was registered can be given back.
+            let _ = donor.submitter().unregister_buffers();
+        }
+    }
+}
+
 impl fmt::Debug for Donor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Donor").field(&self.0.get().map(Option::is_some)).finish()

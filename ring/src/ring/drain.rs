@@ -76,11 +76,14 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         let drained = self.drain();
+        if drained {
+            // Here, and not by a thread of the kernel's that has everybody else's priority. An error: there were none.
+            let _ = self.queues.submitter().unregister_buffers();
+        }
         // SAFETY: taken once, here; what is dropped after this body does not use it.
         let owned = unsafe { ManuallyDrop::take(&mut self.owned) };
         if drained {
-            // The kernel has no operation left that names this memory. It still has the registered buffers, but those are
-            // pinned pages, which it keeps by itself.
+            // The kernel has no operation left that names this memory.
             return;
         }
         tracing::warn!(

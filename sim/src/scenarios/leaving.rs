@@ -2,10 +2,11 @@
 
 use diskstream_wire::Nanos;
 
-use super::{Bounds, Cast, DONE, Scenario, millis, three};
+use super::{Bounds, Cast, DONE, Scenario, lossy, millis, three};
 use crate::figures::Figures;
 use crate::hosts::node_login;
 use crate::options::{Options, Workload};
+use crate::world::World;
 
 /// See the table's texts.
 pub const ALL: &[Scenario] = &[
@@ -20,6 +21,12 @@ pub const ALL: &[Scenario] = &[
         story: "the same, and a firewall drops what goes to the notice port",
         must: "the same",
         play: notice_port_blocked,
+    },
+    Scenario {
+        name: "stop_lossy",
+        story: "a node is told to stop at 5 % loss and 20 ms jitter each way",
+        must: "what is lost on its way to the node that goes is asked at the next one: no read waits longer than 600 ms",
+        play: stop_lossy,
     },
     Scenario {
         name: "stop_idle_blocked",
@@ -51,15 +58,21 @@ pub const ALL: &[Scenario] = &[
 const GRACEFUL: Bounds = Bounds { stall_ms: 20.0, moves_each: 1, hedged_ppm: 20_000 };
 
 fn stop_graceful(cast: Cast) -> Figures {
-    stop(cast, false)
+    GRACEFUL.judge(&stop(cast, Options::default()))
 }
 
 fn notice_port_blocked(cast: Cast) -> Figures {
-    stop(cast, true)
+    GRACEFUL.judge(&stop(cast, Options { notice_port_blocked: true, ..Options::default() }))
 }
 
-fn stop(cast: Cast, notice_port_blocked: bool) -> Figures {
-    let mut world = cast.warm(Options { notice_port_blocked, ..Options::default() });
+fn stop_lossy(cast: Cast) -> Figures {
+    // Some ten seconds are too short to hold the hedges that were saved up to a share of the reads.
+    let bounds = Bounds { stall_ms: 600.0, moves_each: 1, hedged_ppm: 60_000 };
+    bounds.judge(&stop(cast, lossy()))
+}
+
+fn stop(cast: Cast, options: Options) -> World {
+    let mut world = cast.warm(options);
     let node = cast.draw().index(2);
     world.drain(node, Nanos::NEVER);
     let ended = world.run_while(Nanos::from_secs(10), |w| w.runs(node));
@@ -68,7 +81,7 @@ fn stop(cast: Cast, notice_port_blocked: bool) -> Figures {
     world.run_for(Nanos::from_secs(3));
     assert_eq!(world.moves.len(), moved, "judge of moves: somebody was left behind");
     world.finish(DONE);
-    GRACEFUL.judge(&world)
+    world
 }
 
 fn stop_idle_blocked(cast: Cast) -> Figures {
@@ -95,7 +108,7 @@ fn maintenance(cast: Cast) -> Figures {
     let r = &mut cast.draw();
     let node = r.index(3);
     world.maintain(node);
-    let serving = |w: &crate::world::World| w.node(node).map_or(0, |n| n.roles().0);
+    let serving = |w: &World| w.node(node).map_or(0, |n| n.roles().0);
     let emptied = world.run_while(Nanos::from_secs(5), |w| serving(w) > 0);
     assert!(
         emptied,
