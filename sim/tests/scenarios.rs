@@ -38,6 +38,7 @@ stories! {
     returns
     stop_graceful
     notice_port_blocked
+    stop_lossy
     stop_idle_blocked
     maintenance
     two_leave
