@@ -442,35 +442,39 @@ impl Ring {
     pub fn turn(&mut self, wait: Wait, done: &mut Completions) -> Result<(), RingError> {
         self.arm();
         let (wanted, patience) = patience(wait, done);
-        self.enter(wanted, patience, done)?;
+        let mut reaped = self.enter(wanted, patience, done)?;
         for _ in 1..ENTERS_PER_TURN_MAX {
-            if done.is_full() || !self.queues.work_waits() {
+            // Less than a call's share: nothing was left over, and what came since is the next turn's.
+            if reaped < WORK_PER_CALL || done.is_full() || !self.queues.work_waits() {
                 break;
             }
-            self.enter(0, None, done)?;
+            reaped = self.enter(0, None, done)?;
         }
         Ok(())
     }
 
+    /// One call; gives the completions that it brought, the ring's own among them.
     fn enter(
         &mut self,
         wanted: u32,
         patience: Option<Duration>,
         done: &mut Completions,
-    ) -> Result<(), RingError> {
+    ) -> Result<u32, RingError> {
         let entered = self.queues.enter(wanted, patience).map_err(RingError::Enter)?;
         self.stats.enters += 1;
         self.stats.sqes += u64::from(entered.submitted);
         self.stats.overflows += u64::from(entered.overflowed);
+        let mut reaped = 0;
         while !done.is_full() {
             let Some(entry) = self.queues.pop() else { break };
-            self.stats.cqes += 1;
+            reaped += 1;
             if let Some(completion) = self.reap(&entry) {
                 done.push(completion);
             }
         }
+        self.stats.cqes += u64::from(reaped);
         self.queues.sync_completions();
-        Ok(())
+        Ok(reaped)
     }
 
     /// Room for `count` more operations of the caller's, in both queues.
@@ -510,6 +514,8 @@ impl std::fmt::Debug for Ring {
 /// System calls of one turn at most, so that whoever sends without end does not keep the ring's owner from its other work. Derived:
 /// 20 sockets each, so that one turn reaches 5,000.
 const ENTERS_PER_TURN_MAX: u32 = 256;
+/// Pieces of deferred work that the kernel does in one call (`IO_LOCAL_TW_DEFAULT_MAX`); each brings a completion at least, as a rule.
+const WORK_PER_CALL: u32 = 20;
 
 /// Completions to wait for, and how long.
 fn patience(wait: Wait, done: &Completions) -> (u32, Option<Duration>) {
