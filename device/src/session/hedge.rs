@@ -133,12 +133,13 @@ impl Session {
         if self.serving_is_lost(now) {
             return true;
         }
+        let request = self.requests.get_mut(slot);
         let silent = now.since(request.silent_since);
         let Some(path) = &mut self.paths[serving] else { return false };
         let unanswered = request.phase == Phase::Asked && !request.answered;
         if unanswered && silent >= HEDGE_ANYWAY {
             // The node lives and does not answer this: reads that do not end earn no hedges either.
-            path.ignored += 1;
+            path.ignored += u32::from(!std::mem::replace(&mut request.ignored, true));
             return true;
         }
         let probed_at = match (request.repeated_at, path.silent_since()) {

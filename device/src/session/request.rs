@@ -67,6 +67,8 @@ pub struct Request {
     pub lost: bool,
     /// The last sending was a repeat, at the node that had not answered the one before: its answer proves a loss.
     pub repeats_loss: bool,
+    /// It counts among those that a node, alive as it is, did not answer.
+    pub ignored: bool,
     /// The attempt whose answer had a hole that was asked for again.
     pub hole_of: Option<u8>,
     /// Fragments that arrived (in units that are not yet known to be wrong).
