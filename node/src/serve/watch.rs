@@ -137,7 +137,8 @@ impl Weighing {
             let of_farm = shared.farm.vdisk(&entry.name).map(|(_, of_farm)| of_farm);
             let pinned = of_farm.is_some_and(|vdisk| vdisk.pinned.is_some());
             let last = pinned || !is_served_elsewhere(&view, &entry.name, entry.content_id);
-            entry.last_copy.store(last, Relaxed);
+            // What a shard finds out while it reads follows the same decision.
+            entry.last_copy.store(last || self.stays.contains(&index), Relaxed);
             if !entry.damaged.load(Relaxed) || changed.contains(&index) {
                 continue;
             }

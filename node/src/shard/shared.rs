@@ -91,7 +91,8 @@ pub struct VdiskEntry {
     pub eligible: AtomicBool,
     /// A block of it was found bad since the start.
     pub damaged: AtomicBool,
-    /// No other node serves it, so that bad blocks do not take it out of service: what is sound of it is all that there is.
+    /// Bad blocks do not take it out of service: no other node serves it, so that what is sound of it is all that there is; or it was
+    /// out of service for one before and had to come back.
     pub last_copy: AtomicBool,
     /// Sessions that it serves, all shards together; standby sessions do not count.
     pub sessions: AtomicU32,
