@@ -126,6 +126,10 @@ fn a_fleet_shares_one_ring_and_one_notice_socket() {
     // A notice that arrives at the shared socket reaches the device whose tag it has.
     let notices = served.node.lock().unwrap().notices(9, &[]);
     let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+    // Nobody's: counted, and nothing else.
+    let mut nobodys = notices[0].bytes.clone();
+    nobodys[8] ^= 0x80;
+    sender.send_to(&nobodys, (Ipv4Addr::LOCALHOST, ports[0])).unwrap();
     for packet in &notices {
         sender.send_to(&packet.bytes, (Ipv4Addr::LOCALHOST, ports[0])).unwrap();
     }
@@ -137,7 +141,7 @@ fn a_fleet_shares_one_ring_and_one_notice_socket() {
         fleet.turn(Wait::Until(clock::now() + Nanos::from_millis(20)), |_, _, _, _| {}).unwrap();
     }
     assert_eq!(noticed(&fleet), usize::from(DEVICES));
-    assert_eq!(fleet.stats().unroutable, 0);
+    assert_eq!((fleet.stats().unroutable, fleet.stats().foreign), (0, 1));
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub struct DriverStats {
     pub unroutable: u64,
     /// Errors that the kernel told of a socket, such as ICMP refusals.
     pub socket_errors: u64,
+    /// Datagrams to the shared notice socket whose tag is no member's.
+    pub foreign: u64,
     /// Turns that began late, and looked at the sockets before they held anybody for silent.
     pub late_turns: u64,
 }
@@ -434,7 +436,10 @@ impl Fleet {
                         Some(Route::ByTag) => {
                             let channel = Channel::Notice;
                             for segment in datagram.segments() {
-                                let Some(member) = owner(tags, segment) else { continue };
+                                let Some(member) = owner(tags, segment) else {
+                                    stats.foreign += 1;
+                                    continue;
+                                };
                                 let seat = &mut seats[member];
                                 let session = &mut seat.session;
                                 session.handle_datagram(channel, datagram.from, segment, now);
