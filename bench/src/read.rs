@@ -165,6 +165,53 @@ struct Sample {
     counts: Counts,
 }
 
+/// What one measurement found.
+#[derive(Debug)]
+pub struct Measured {
+    /// Reads, failures and latencies.
+    pub tally: Tally,
+    samples: [Sample; 2],
+    check: Check,
+    fragment_bytes: usize,
+    node_enters_per_read: Option<f64>,
+}
+
+impl Measured {
+    /// Length of the window in seconds.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^53")]
+    pub fn seconds(&self) -> f64 {
+        self.samples[1].at.since(self.samples[0].at).0 as f64 / 1e9
+    }
+
+    /// What the node had of the processor within the window; none when it is not ours.
+    #[must_use]
+    pub fn node_cpu(&self) -> Option<CpuTime> {
+        let [begin, end] = &self.samples;
+        begin.node.zip(end.node).map(|(begin, end)| end.since(begin))
+    }
+
+    /// What the fleet's thread had of it.
+    #[must_use]
+    pub fn fleet_cpu(&self) -> CpuTime {
+        self.samples[1].fleet.since(self.samples[0].fleet)
+    }
+
+    /// Whether the figures may be believed.
+    ///
+    /// # Errors
+    /// When reads failed, bytes were wrong, or nothing was read.
+    pub fn judge(&self) -> anyhow::Result<()> {
+        let tally = &self.tally;
+        if let Some(reason) = &tally.first_failure {
+            bail!("{} reads failed; the first: {reason}", tally.failed);
+        }
+        ensure!(tally.wrong_bytes == 0, "{} bytes are not the image's", tally.wrong_bytes);
+        ensure!(tally.reads > 0, "no read ended within the window; give more --seconds");
+        Ok(())
+    }
+}
+
 /// Measures and prints.
 ///
 /// # Errors
@@ -175,7 +222,23 @@ pub fn run(args: &ReadArgs) -> anyhow::Result<()> {
     // The node is started before this thread is pinned: it would inherit the core.
     let node = if args.servers.is_empty() { Some(start_node(args)?) } else { None };
     let pinned = !args.no_pin && pin(CORES.1);
-    let servers = node.as_ref().map_or_else(|| args.servers.clone(), |node| vec![node.login]);
+    let measured = measure(args, node.as_ref(), node.is_some())?;
+    drop(node);
+    make_report(args, &measured, pinned, provenance).print(args.json)?;
+    measured.judge()
+}
+
+/// One measurement: logs the devices in, at `node` or at the servers of `args`, reads for the ramp and the window, and takes
+/// the devices out again. `args` must have been checked.
+///
+/// # Errors
+/// A node that cannot be reached, a ring that fails. Reads that failed are left to [`Measured::judge`].
+pub fn measure(
+    args: &ReadArgs,
+    node: Option<&NodeProcess>,
+    warm_first: bool,
+) -> anyhow::Result<Measured> {
+    let servers = node.map_or_else(|| args.servers.clone(), |node| vec![node.login]);
     let mut random = Random::new(args.seed);
     let config = DevicesConfig {
         servers,
@@ -191,38 +254,31 @@ pub fn run(args: &ReadArgs) -> anyhow::Result<()> {
         "the vDisk has {} bytes, fewer than one read",
         devices.image_bytes()
     );
-    let check = match (args.verify, &node) {
+    let check = match (args.verify, node) {
         (true, _) => Check::EveryByte,
         (false, Some(_)) => Check::Stamps,
         (false, None) => Check::Nothing,
     };
-    if node.is_some() {
+    if warm_first {
         warm(args.seed, &mut devices)?;
     }
-    let enters_before = node.as_ref().and_then(NodeProcess::enters);
-    let (tally, samples) = measure(args, check, random, &mut devices, node.as_ref())?;
-    let enters_after = node.as_ref().and_then(NodeProcess::enters);
+    let enters_before = node.and_then(NodeProcess::enters);
+    let (tally, samples) = drive(args, check, random, &mut devices, node)?;
+    let enters_after = node.and_then(NodeProcess::enters);
     let fragment_bytes = devices.fragment_bytes();
     devices.detach()?;
-    drop(node);
-    let mut report = make_report(args, &tally, &samples, provenance);
-    report.check = check;
-    report.pinned = pinned;
-    report.fragment_bytes = fragment_bytes;
-    report.node_enters_per_read = match (enters_before, enters_after) {
+    let node_enters_per_read = match (enters_before, enters_after) {
         (Some(before), Some(after)) => Some(ratio(after - before, tally.reads_all)),
         _ => None,
     };
-    report.print(args.json)?;
-    if let Some(reason) = &tally.first_failure {
-        bail!("{} reads failed; the first: {reason}", tally.failed);
-    }
-    ensure!(tally.wrong_bytes == 0, "{} bytes are not the image's", tally.wrong_bytes);
-    ensure!(tally.reads > 0, "no read ended within the window; give more --seconds");
-    Ok(())
+    Ok(Measured { tally, samples, check, fragment_bytes, node_enters_per_read })
 }
 
-fn start_node(args: &ReadArgs) -> anyhow::Result<NodeProcess> {
+/// Starts a node for this load: an image of the seed, a cache that holds all of it, pinned unless told otherwise.
+///
+/// # Errors
+/// When the image cannot be made, or the node cannot be started.
+pub fn start_node(args: &ReadArgs) -> anyhow::Result<NodeProcess> {
     let image = image::make(&image::folder()?, args.seed, args.image_bytes)?;
     let cache = args.image_bytes + CACHE_BESIDE_BYTES;
     let mut flags: Vec<String> = ["--login-port", "0", "--io-ports", "0", "--http", "127.0.0.1:0"]
@@ -289,7 +345,7 @@ pub fn warm(seed: u64, devices: &mut Devices) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(
+fn drive(
     args: &ReadArgs,
     check: Check,
     random: Random,
@@ -354,16 +410,16 @@ fn ratio(part: u64, whole: u64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^53")]
 fn make_report(
     args: &ReadArgs,
-    tally: &Tally,
-    samples: &[Sample; 2],
+    measured: &Measured,
+    pinned: bool,
     provenance: Provenance,
 ) -> Report {
-    let [begin, end] = samples;
-    let seconds = end.at.since(begin.at).0 as f64 / 1e9;
+    let Measured { tally, samples: [begin, end], .. } = measured;
+    let seconds = measured.seconds();
     let bytes = tally.reads * args.size;
-    let node = begin.node.zip(end.node).map(|(begin, end)| end.since(begin));
+    let node = measured.node_cpu();
     let node_cpu_ns = node.map(|node| node.used_ns);
-    let fleet = end.fleet.since(begin.fleet);
+    let fleet = measured.fleet_cpu();
     let to_seconds = |ns: u64| round(ns as f64 / 1e9, 3);
     let percentile = |q: f64| round(tally.latency.value_at_quantile(q) as f64 / 1e3, 1);
     let per_read = |of: fn(&Counts) -> u64| ratio(of(&end.counts) - of(&begin.counts), tally.reads);
@@ -377,7 +433,7 @@ fn make_report(
         reads: tally.reads,
         failed: tally.failed,
         wrong_bytes: tally.wrong_bytes,
-        check: Check::Nothing,
+        check: measured.check,
         node_cpu_us_per_read: node_cpu_ns
             .map(|ns| round(ns as f64 / 1e3 / tally.reads.max(1) as f64, 3)),
         node_cpu_s_per_gib: node_cpu_ns
@@ -386,7 +442,7 @@ fn make_report(
         node_cpu_wait_s: node.map(|node| to_seconds(node.waited_ns)),
         fleet_cpu_s: to_seconds(fleet.used_ns),
         fleet_cpu_wait_s: to_seconds(fleet.waited_ns),
-        node_enters_per_read: None,
+        node_enters_per_read: measured.node_enters_per_read,
         fleet_enters_per_read: per_read(|c| c.enters),
         fleet_trains_in_per_read: per_read(|c| c.trains_in),
         fleet_datagrams_in_per_read: per_read(|c| c.datagrams_in),
@@ -401,9 +457,9 @@ fn make_report(
         size: args.size,
         pattern: args.pattern,
         mtu: args.mtu,
-        fragment_bytes: 0,
+        fragment_bytes: measured.fragment_bytes,
         seconds: round(seconds, 3),
-        pinned: false,
+        pinned,
         provenance,
     }
 }
