@@ -1,4 +1,5 @@
-//! A closed loop of reads: each device keeps as many outstanding as it is told, and asks for the next one when one is done.
+//! A loop of reads. Closed: each device keeps as many outstanding as it is told, and asks for the next one when one is done.
+//! Open: reads are asked for by the clock (see [`crate::open_loop`]), and latencies count from when they were due.
 //!
 //! Buffers travel: a read's buffer comes back with its answer and goes out with the next read, so nothing is allocated per
 //! read. What the loop does per read beside that is one histogram entry and the check of the bytes.
@@ -13,6 +14,7 @@ use diskstream_wire::{Mac, Nanos};
 use hdrhistogram::Histogram;
 
 use crate::image;
+use crate::open_loop::OpenLoop;
 use crate::random::Random;
 
 /// The longest turn without anything to do, so that stage changes are noticed. Guessed.
@@ -92,8 +94,10 @@ impl Offsets {
 pub struct Job {
     /// Devices that take part, the first ones.
     pub devices: usize,
-    /// Reads that each has outstanding.
+    /// Reads that each has outstanding; in an open loop at most.
     pub depth: usize,
+    /// Reads per second of all devices together, asked for by the clock; none: a closed loop.
+    pub rate: Option<u32>,
     /// Bytes of a read.
     pub size: usize,
     /// Where.
@@ -119,8 +123,14 @@ pub struct Tally {
     pub failed: u64,
     /// Bytes that are not the image's, in the window or not.
     pub wrong_bytes: u64,
-    /// Latencies of the window's reads in nanoseconds.
+    /// Latencies in nanoseconds of the reads that ended within the window; in an open loop of those that were due in it,
+    /// whenever they ended.
     pub latency: Histogram<u64>,
+    /// Reads of an open loop that were never asked for, because too many were waiting.
+    pub skipped: u64,
+    /// Reads of an open loop that were due and not answered when the run gave up waiting. Their latency counts as the time
+    /// until then.
+    pub unfinished: u64,
     /// Why the first failed read failed.
     pub first_failure: Option<String>,
 }
@@ -307,37 +317,37 @@ impl Devices {
         let start = clock::now();
         let opens = start + job.ramp;
         let mut closes = opens + job.window;
-        let mut work = Work::new(job, self.image_bytes);
-        self.begin(&mut work, start)?;
+        let mut work = Work::new(job, self.image_bytes, start);
+        if work.job.rate.is_none() {
+            self.begin(&mut work, start)?;
+        }
         let mut seen = (0, start);
         loop {
-            self.fleet.turn(
-                Wait::Until(clock::now() + TURN_MAX),
-                |member, session, event, now| {
-                    if let Event::ReadDone { token, buffer, result } = event {
-                        work.done(member, session, token, buffer, result.err(), now);
-                    }
-                },
-            )?;
+            let wait = self.ask_due(&mut work);
+            self.fleet.turn(wait, |member, session, event, now| {
+                if let Event::ReadDone { token, buffer, result } = event {
+                    work.done(member, session, token, buffer, result.err(), now);
+                }
+            })?;
             let now = clock::now();
             if work.stage == Stage::Ramp && now >= opens {
                 edge(self)?;
                 // The window is as long as was asked, wherever it begins.
-                closes = clock::now() + work.job.window;
+                work.window.0 = clock::now();
+                closes = work.window.0 + work.job.window;
                 work.stage = Stage::Window;
             }
-            if work.stage == Stage::Window && (now >= closes || work.outstanding == 0) {
+            if work.stage == Stage::Window && (now >= closes || work.is_over()) {
                 edge(self)?;
-                work.stage = Stage::Last;
+                work.close(now);
                 closes = now;
             }
-            if work.outstanding == 0 {
-                return Ok(work.tally);
+            if work.is_over() {
+                return Ok(work.end());
             }
             if work.stage == Stage::Last && now > closes + LAST_ANSWERS {
-                work.tally.failed += work.outstanding;
-                work.tally.first_failure.get_or_insert_with(|| "it was never answered".to_owned());
-                return Ok(work.tally);
+                work.give_up(now);
+                return Ok(work.end());
             }
             let ended = work.tally.reads_all + work.tally.failed;
             if ended != seen.0 {
@@ -363,6 +373,17 @@ impl Devices {
             }
         }
         Ok(())
+    }
+
+    /// Asks for the reads of an open loop that are due; gives how long the loop may wait.
+    fn ask_due(&mut self, work: &mut Work) -> Wait {
+        let now = clock::now();
+        let idle = Wait::Until(now + TURN_MAX);
+        while let Some((member, due)) = work.open.as_mut().and_then(|open| open.due(now)) {
+            work.ask(member, self.fleet.session_mut(member), due, now);
+        }
+        let Some(open) = &work.open else { return idle };
+        open.rest(now).map_or(Wait::Never, |rest| Wait::Until(now + rest.earlier(TURN_MAX)))
     }
 
     /// Says goodbye, so that the node need not find out.
@@ -391,7 +412,7 @@ enum Stage {
     Ramp,
     /// Reads are counted.
     Window,
-    /// No more reads are asked for.
+    /// No more reads are asked for; those that were due before still are.
     Last,
 }
 
@@ -399,6 +420,7 @@ enum Stage {
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
     offset: u64,
+    /// When it was asked for, or was due; `NEVER` while an open loop does not use the slot.
     started: Nanos,
 }
 
@@ -410,10 +432,15 @@ struct Work {
     slots: Vec<Slot>,
     outstanding: u64,
     tally: Tally,
+    open: Option<OpenLoop>,
+    /// Slots of an open loop that no read uses, and their buffers.
+    free: Vec<(usize, Vec<u8>)>,
+    /// When it opened and closed, as far as it has.
+    window: (Nanos, Nanos),
 }
 
 impl Work {
-    fn new(job: Job, image_bytes: u64) -> Work {
+    fn new(job: Job, image_bytes: u64, start: Nanos) -> Work {
         let (low, high, digits) = LATENCY;
         let latency = Histogram::new_with_bounds(low, high, digits)
             .expect("bounds and digits are those of the crate's page");
@@ -424,9 +451,87 @@ impl Work {
             wrong_bytes: 0,
             latency,
             first_failure: None,
+            skipped: 0,
+            unfinished: 0,
         };
-        let slots = vec![Slot::default(); job.devices * job.depth];
-        Work { job, image_bytes, stage: Stage::Ramp, slots, outstanding: 0, tally }
+        let count = job.devices * job.depth;
+        let open =
+            job.rate.map(|rate| OpenLoop::new(job.devices, job.depth, rate, start, job.seed));
+        let free = open.iter().flat_map(|_| (0..count).map(|slot| (slot, vec![0; job.size])));
+        let free = free.collect();
+        let slots = vec![Slot { offset: 0, started: Nanos::NEVER }; count];
+        let window = (Nanos::NEVER, Nanos::NEVER);
+        Work {
+            job,
+            image_bytes,
+            stage: Stage::Ramp,
+            slots,
+            outstanding: 0,
+            tally,
+            open,
+            free,
+            window,
+        }
+    }
+
+    /// Nothing is outstanding, and nothing will be.
+    fn is_over(&self) -> bool {
+        self.outstanding == 0 && (self.open.is_none() || self.stage == Stage::Last)
+    }
+
+    /// The window ends, and nothing that is due later is asked for.
+    fn close(&mut self, now: Nanos) {
+        self.stage = Stage::Last;
+        self.window.1 = now;
+        if let Some(open) = &mut self.open {
+            open.stop();
+        }
+    }
+
+    /// Nobody waits any longer for what is missing. Of an open loop that is what the server was too slow for; a read of a closed
+    /// one is lost.
+    fn give_up(&mut self, now: Nanos) {
+        let Some(open) = &mut self.open else {
+            self.tally.failed += self.outstanding;
+            self.tally.first_failure.get_or_insert_with(|| "it was never answered".to_owned());
+            return;
+        };
+        let asked = self.slots.iter().map(|slot| slot.started).filter(|&at| at != Nanos::NEVER);
+        for due in asked.chain(open.waiting()).filter(|&due| due >= self.window.0) {
+            self.tally.unfinished += 1;
+            self.tally.latency.saturating_record(now.since(due).0.max(LATENCY.0));
+        }
+    }
+
+    fn end(mut self) -> Tally {
+        self.tally.skipped = self.open.map_or(0, |open| open.skipped());
+        self.tally
+    }
+
+    /// A read of an open loop is due and its device has room for it.
+    fn ask(&mut self, member: Member, session: &mut Session, due: Nanos, now: Nanos) {
+        let (index, buffer) = self.free.pop().expect("no more reads than slots are outstanding");
+        self.read(member, session, index, buffer, due, now);
+    }
+
+    fn read(
+        &mut self,
+        member: Member,
+        session: &mut Session,
+        index: usize,
+        buffer: Vec<u8>,
+        due: Nanos,
+        now: Nanos,
+    ) {
+        let Some(offset) = self.next_offset(member) else { return };
+        self.slots[index] = Slot { offset, started: due };
+        match session.read(index as u64, offset, buffer, now) {
+            Ok(()) => self.outstanding += 1,
+            Err(refused) => {
+                self.tally.failed += 1;
+                self.tally.first_failure.get_or_insert_with(|| refused.to_string());
+            }
+        }
     }
 
     fn next_offset(&mut self, member: Member) -> Option<u64> {
@@ -453,26 +558,33 @@ impl Work {
                 self.tally.first_failure.get_or_insert_with(|| error.to_string());
             }
         }
-        // A read that failed would fail again at once, and for ever: the loop gets shorter instead.
-        if self.stage == Stage::Last || error.is_some() {
-            return;
-        }
-        let Some(offset) = self.next_offset(member) else { return };
-        self.slots[index] = Slot { offset, started: now };
-        match session.read(token, offset, buffer, now) {
-            Ok(()) => self.outstanding += 1,
-            Err(refused) => {
-                self.tally.failed += 1;
-                self.tally.first_failure.get_or_insert_with(|| refused.to_string());
-            }
+        let due = match &mut self.open {
+            Some(open) => open.ended(member),
+            // A read that failed would fail again at once, and for ever: the loop gets shorter instead.
+            None if self.stage == Stage::Last || error.is_some() => return,
+            None => Some(now),
+        };
+        if let Some(due) = due {
+            self.read(member, session, index, buffer, due, now);
+        } else {
+            self.slots[index].started = Nanos::NEVER;
+            self.free.push((index, buffer));
         }
     }
 
     fn count(&mut self, slot: Slot, buffer: &[u8], now: Nanos) {
         self.tally.reads_all += 1;
-        if self.stage == Stage::Window {
-            self.tally.reads += 1;
-            self.tally.latency.saturating_record(now.since(slot.started).0.max(LATENCY.0));
+        let in_window = self.stage == Stage::Window;
+        self.tally.reads += u64::from(in_window);
+        let latency = if self.open.is_some() {
+            // Not the turn's time: what a long turn does before it comes to this answer belongs to the latency.
+            let due = slot.started >= self.window.0 && slot.started < self.window.1;
+            due.then(|| clock::now().since(slot.started))
+        } else {
+            in_window.then(|| now.since(slot.started))
+        };
+        if let Some(latency) = latency {
+            self.tally.latency.saturating_record(latency.0.max(LATENCY.0));
         }
         if self.job.check != Check::Nothing {
             let thorough = self.job.check == Check::EveryByte;

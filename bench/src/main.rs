@@ -11,6 +11,7 @@ mod forge;
 mod image;
 mod net;
 mod node_process;
+mod open_loop;
 mod random;
 mod read;
 mod relay;

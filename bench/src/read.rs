@@ -27,6 +27,8 @@ const RAMP: Nanos = Nanos::from_millis(500);
 const WARM: (usize, usize) = (1 << 20, 8);
 /// Memory for buffers at most.
 const BUFFERS_BYTES_MAX: u64 = 4 << 30;
+/// Reads per second at most: ten times what one core was ever seen to serve.
+const RATE_MAX: u32 = 10_000_000;
 /// Devices at most: a socket each, in one ring.
 const DEVICES_MAX: u32 = 16_384;
 
@@ -49,6 +51,10 @@ pub struct ReadArgs {
     /// Reads that each device keeps outstanding.
     #[arg(long, default_value_t = 4)]
     pub depth: u32,
+    /// Reads per second of all devices together, asked for by the clock at random times; at most --depth of a device are
+    /// outstanding, the others wait, and latencies count from when a read was due [default: each as soon as one is done].
+    #[arg(long)]
+    pub rate: Option<u32>,
     /// Bytes of a read: whole units of 4K, up to 32M.
     #[arg(long, default_value = "4K", value_parser = parse_size)]
     pub size: u64,
@@ -109,6 +115,11 @@ impl ReadArgs {
         ensure!(
             (1..=READS_MAX as u64).contains(&depth),
             "--depth {depth}: must be from 1 to {READS_MAX}"
+        );
+        ensure!(
+            self.rate.is_none_or(|rate| (1..=RATE_MAX).contains(&rate)),
+            "--rate {}: must be from 1 to {RATE_MAX} reads/s",
+            self.rate.unwrap_or(0)
         );
         ensure!(
             size > 0 && size.is_multiple_of(unit) && size <= READ_CALL_BYTES_MAX as u64,
@@ -313,6 +324,7 @@ pub fn warm(seed: u64, devices: &mut Devices) -> anyhow::Result<()> {
     let job = Job {
         devices: 1,
         depth,
+        rate: None,
         size,
         offsets: Offsets::Once { next: 0 },
         check: Check::Stamps,
@@ -356,6 +368,7 @@ fn drive(
     let job = Job {
         devices: count,
         depth: args.depth as usize,
+        rate: args.rate,
         size: usize::try_from(args.size).expect("checked above"),
         offsets: match args.pattern {
             Pattern::Rand => Offsets::Random(random),
@@ -454,6 +467,9 @@ fn make_report(
         retries: end.counts.retries - begin.counts.retries,
         devices: args.devices,
         depth: args.depth,
+        rate: args.rate,
+        skipped: tally.skipped,
+        unfinished: tally.unfinished,
         size: args.size,
         pattern: args.pattern,
         mtu: args.mtu,
@@ -497,6 +513,7 @@ mod tests {
         for (flags, words) in [
             (&["--devices", "0"][..], "--devices 0"),
             (&["--depth", "0"], "--depth 0"),
+            (&["--rate", "0"], "--rate 0"),
             (&["--size", "100"], "--size 100"),
             (&["--size", "64M"], "--size"),
             (&["--size", "big"], "'big' is no size"),

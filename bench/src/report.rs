@@ -16,7 +16,7 @@ pub struct Report {
     pub iops: f64,
     /// 2^20 bytes per second.
     pub mib_per_s: f64,
-    /// Latencies, from the caller's read to its last byte.
+    /// Latencies, from the caller's read (with a rate: from when it was due) to its last byte.
     pub p50_us: f64,
     /// 99 of 100.
     pub p99_us: f64,
@@ -66,8 +66,14 @@ pub struct Report {
     pub moves: u64,
     /// Devices.
     pub devices: u32,
-    /// Reads outstanding per device.
+    /// Reads outstanding per device; with a rate at most.
     pub depth: u32,
+    /// Reads per second that were due; none: each device asked as soon as it was answered.
+    pub rate: Option<u32>,
+    /// Reads that were due and never asked for, because too many were waiting.
+    pub skipped: u64,
+    /// Reads that were due and not answered some seconds after the window; their latency counts until then.
+    pub unfinished: u64,
     /// Bytes of a read.
     pub size: u64,
     /// Where reads went.
@@ -103,6 +109,10 @@ impl Report {
 
     fn table(&self, out: &mut impl Write) -> io::Result<()> {
         let Report { devices, depth, size, pattern, mtu, provenance: p, .. } = self;
+        if let Some(rate) = self.rate {
+            let Report { skipped, unfinished, .. } = self;
+            writeln!(out, "{rate} reads/s due; {skipped} skipped, {unfinished} unfinished")?;
+        }
         let known = |figure: Option<f64>| figure.map_or("unknown".to_owned(), |f| f.to_string());
         writeln!(out, "{devices} devices x {depth} reads of {size} bytes, {pattern:?}, MTU {mtu}")?;
         writeln!(out, "  reads/s        {:>12}", self.iops)?;
