@@ -2,12 +2,13 @@
 //!
 //! `read` drives a fleet of devices, each the real session machine on a socket of its own, against a node that it starts
 //! (node on core 0, fleet on core 1) or against running ones. `failover` starts a farm and makes a node go away under the
-//! fleet's reads. `relay` loses and delays datagrams on purpose.
+//! fleet's reads. `hit-rate` compares the node's cache with others. `relay` loses and delays datagrams on purpose.
 #![deny(unsafe_code)]
 
 mod failover;
 mod fleet;
 mod forge;
+mod hit_rate;
 mod image;
 mod net;
 mod node_process;
@@ -40,6 +41,8 @@ enum Command {
     Failover(failover::FailoverArgs),
     /// All cases of `failover`, several times each, against what they must reach.
     FailoverTable(failover::table::TableArgs),
+    /// How often the node's cache has what is asked, beside other policies on the same lookups.
+    HitRate(hit_rate::HitRateArgs),
     /// Stand between devices and a node, and lose or delay what passes.
     Relay(relay::RelayArgs),
     /// Join the namespaces of a run of `failover`; started by it.
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Read(args) => read::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::FailoverTable(args) => failover::table::run(&args),
+        Command::HitRate(args) => hit_rate::run(&args),
         Command::Relay(args) => relay::run(args),
         Command::LanRelay(args) => net::relay::run(&args),
         Command::LanForge => forge::run(),
