@@ -22,6 +22,7 @@
 //! | [`pause`] | what a node that was paused takes for old |
 //! | [`invariants`] | what must be true between turns |
 
+mod address;
 mod boot_slots;
 mod counters;
 mod drain;
@@ -34,6 +35,7 @@ mod keep;
 pub mod limits;
 mod load;
 mod login;
+mod moment;
 mod mutation;
 mod notices;
 mod pause;
@@ -44,6 +46,7 @@ mod rebalance;
 mod roles;
 mod serve;
 mod session;
+mod sessions;
 mod shared;
 mod start;
 mod wake;
@@ -57,8 +60,8 @@ use diskstream_ring::{LocalAddr, SendPlan};
 use diskstream_wire::limits::CONTROL_BYTES_MAX;
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{
-    Capabilities, Flags, FragmentSize, Kind, LoginKind, Mac, Message, NoticeReason, Read, Refusal,
-    SessionRole, UnknownSession,
+    Capabilities, Flags, FragmentSize, Kind, LoginKind, Mac, Message, Read, Refusal, SessionRole,
+    UnknownSession,
 };
 
 pub use boot_slots::BootSlots;
@@ -71,7 +74,8 @@ pub use io::{
 };
 pub use limits::{BadLimits, Limits, SHARDS_MAX};
 pub use mutation::Mutation;
-pub use session::{DeviceFigures, session_cost_bytes};
+pub use session::DeviceFigures;
+pub use sessions::session_cost_bytes;
 pub use shared::{NodeShared, VdiskEntry, WallClock, endpoint_for};
 
 use drain::Drain;
@@ -82,7 +86,8 @@ use pause::Pause;
 use random::Random;
 use rebalance::Rebalance;
 use roles::Roles;
-use session::{Phase, Sessions};
+use session::{Phase, Told};
+use sessions::Sessions;
 use work::End;
 
 use crate::view::ViewReader;
@@ -120,8 +125,8 @@ pub struct Shard {
     flights_due: Nanos,
     /// When the next sweep begins.
     sweep_due: Nanos,
-    /// Live sessions that the sweep under way has not looked at; they are the first in the list.
-    sweep_left: usize,
+    /// Slots of sessions that the sweep under way has looked at.
+    sweep_at: usize,
     /// The turn left ready sessions unserved although there are plans.
     unfinished: bool,
     /// Plans that are out.
@@ -204,7 +209,7 @@ impl Shard {
             expected_due: Nanos::ZERO,
             flights_due: Nanos::NEVER,
             sweep_due: Nanos::NEVER,
-            sweep_left: 0,
+            sweep_at: 0,
             unfinished: false,
             plans_out: 0,
             bytes_out: 0,
@@ -296,21 +301,24 @@ impl Shard {
 
     /// The sessions, for a status command.
     pub fn sessions(&self) -> impl Iterator<Item = SessionView> {
-        self.sessions.iter().map(|(index, s)| SessionView {
-            session: index,
-            mac: s.mac,
-            peer: s.peer,
-            kind: s.kind,
-            role: s.role,
-            vdisk: s.vdisk,
-            open: s.phase == Phase::Open,
-            opened: s.opened,
-            heard: s.heard,
-            reads: s.reads,
-            told: s.notice.is_some(),
-            datagram_bytes: s.datagram_bytes,
-            queued_fragments: s.queued_fragments,
-            figures: s.figures,
+        self.sessions.iter().map(|(index, s)| {
+            let cold = self.sessions.cold(index);
+            SessionView {
+                session: index,
+                mac: cold.mac,
+                peer: s.peer(),
+                kind: cold.kind,
+                role: cold.role,
+                vdisk: s.vdisk,
+                open: s.phase == Phase::Open,
+                opened: cold.opened,
+                heard: s.heard,
+                reads: s.reads,
+                told: cold.notice.is_some(),
+                datagram_bytes: s.datagram_bytes,
+                queued_fragments: s.queued_fragments,
+                figures: cold.figures,
+            }
         })
     }
 
@@ -384,7 +392,7 @@ impl Shard {
             Some(s) if s.tag != named.tag && self.mutation != Some(Mutation::AcceptForeignTag) => {
                 &self.counters.refused_wrong_tag
             }
-            Some(s) if s.peer != asked.from => &self.counters.refused_wrong_address,
+            Some(s) if !s.ends.is_from(asked.from) => &self.counters.refused_wrong_address,
             Some(s) => {
                 let confirmed = s.phase != Phase::Unconfirmed;
                 if confirmed || self.confirm(named.session, now, out) {
@@ -412,9 +420,10 @@ impl Shard {
     fn flags_of(&self, session: u32) -> Flags {
         // Whoever is only asked to make room, or is not yet told to go, has time for the notice: the mark would make all of them
         // move at once.
-        let must_go = match self.sessions.get(session).notice {
-            Some(notice) => notice.told && notice.reason != NoticeReason::Rebalance,
-            None => self.drain.is_some(),
+        let must_go = match self.sessions.get(session).told {
+            Told::MustGo => true,
+            Told::MayStay => false,
+            Told::Nothing => self.drain.is_some(),
         };
         if must_go { Flags::DRAINING } else { Flags::NONE }
     }

@@ -123,7 +123,7 @@ impl Shard {
         self.counters.draining.set(0);
         for n in 0..self.sessions.len() {
             let index = self.sessions.nth(n).expect("none is closed meanwhile");
-            let notice = self.sessions.get(index).notice;
+            let notice = self.sessions.cold(index).notice;
             if notice.is_some_and(|notice| notice.reason == NoticeReason::Stopping) {
                 self.end_notice(index);
                 // The vDisk was changed before or during maintenance: that this node stays is no reason to stay here.
@@ -150,9 +150,9 @@ impl Shard {
         let mut told = 0;
         for n in 0..self.sessions.len() {
             let index = self.sessions.nth(n).expect("none is closed meanwhile");
-            let session = self.sessions.get(index);
-            let free = session.notice.is_none_or(|notice| notice.reason == NoticeReason::Rebalance);
-            if session.vdisk == vdisk && free {
+            let notice = self.sessions.cold(index).notice;
+            let free = notice.is_none_or(|notice| notice.reason == NoticeReason::Rebalance);
+            if self.sessions.get(index).vdisk == vdisk && free {
                 self.begin_notice(index, NoticeReason::VdiskIneligible, Nanos::NEVER, now);
                 told += 1;
             }
@@ -190,7 +190,7 @@ impl Shard {
     fn anybody_can_go(&mut self) -> bool {
         (0..self.sessions.len()).any(|n| {
             let index = self.sessions.nth(n).expect("none is closed meanwhile");
-            self.sessions.get(index).role == SessionRole::Serving && self.has_successor(index)
+            self.sessions.cold(index).role == SessionRole::Serving && self.has_successor(index)
         })
     }
 
@@ -204,9 +204,10 @@ impl Shard {
     }
 
     fn who_is_left(&self) -> (u32, [Option<Mac>; LEFT_NAMED]) {
-        let serving = self.sessions.iter().filter(|(_, s)| s.role == SessionRole::Serving);
+        let all = self.sessions.iter().map(|(index, _)| self.sessions.cold(index));
+        let serving = all.filter(|cold| cold.role == SessionRole::Serving);
         let mut named = [None; LEFT_NAMED];
-        named.iter_mut().zip(serving).for_each(|(name, (_, s))| *name = Some(s.mac));
+        named.iter_mut().zip(serving).for_each(|(name, cold)| *name = Some(cold.mac));
         (self.roles.serving, named)
     }
 
@@ -242,7 +243,7 @@ impl Shard {
             reason: CloseReason::EndedByNode,
             ..Default::default()
         };
-        let (peer, local) = (session.peer, session.local);
+        let (peer, local) = (session.peer(), session.local());
         if session.phase != Phase::Unconfirmed {
             self.send_one(SocketRole::Io, peer, local, out, |buf| closed.encode(buf));
         }

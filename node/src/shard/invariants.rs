@@ -4,7 +4,7 @@ use diskstream_wire::SessionRole;
 
 use super::flights::Loader;
 use super::jobs::{FLIGHT, NONE, SESSION, Work};
-use super::session::{Phase, Session};
+use super::session::{Phase, Session, Told};
 use super::{Outbox, Shard};
 
 impl Shard {
@@ -40,9 +40,14 @@ impl Shard {
         let mut bytes_out = 0;
         let mut scheduled = 0;
         let mut waiting = 0;
-        let standbys = self.sessions.iter().filter(|(_, s)| s.role == SessionRole::Standby);
+        let all = self.sessions.iter().map(|(index, _)| self.sessions.cold(index));
+        let standbys = all.filter(|cold| cold.role == SessionRole::Standby);
         assert!(standbys.count() == self.roles.standby as usize, "standbys are counted");
+        let unconfirmed = self.sessions.iter().filter(|(_, s)| s.phase == Phase::Unconfirmed);
+        assert!(unconfirmed.count() == self.sessions.unconfirmed() as usize, "they are counted");
         for (index, session) in self.sessions.iter() {
+            let told = Told::of(self.sessions.cold(index).notice);
+            assert!(session.told == told, "replies say what the notice says");
             let (queued, waits) = self.check_session(index, session);
             jobs += queued + waits;
             waiting += waits;

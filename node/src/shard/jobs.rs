@@ -124,14 +124,16 @@ pub(super) struct NewJob {
 /// The slab.
 #[derive(Debug)]
 pub(super) struct Jobs {
+    /// Has its final size from the start, but a slot is written for the first time when its first job comes.
     slots: Vec<Option<Job>>,
     free: Vec<u32>,
+    count: usize,
 }
 
 impl Jobs {
     pub(super) fn new(count: usize) -> Jobs {
-        let count = u32::try_from(count).expect("Limits::check bounds sessions and their jobs");
-        Jobs { slots: (0..count).map(|_| None).collect(), free: (0..count).rev().collect() }
+        assert!(u32::try_from(count).is_ok(), "Limits::check bounds sessions and their jobs");
+        Jobs { slots: Vec::with_capacity(count), free: Vec::with_capacity(count), count }
     }
 
     pub(super) fn in_use(&self) -> usize {
@@ -139,15 +141,22 @@ impl Jobs {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.free.is_empty()
+        self.in_use() == self.count
     }
 
     /// Takes a slot; gives the work back when there is none.
     pub(super) fn add(&mut self, new: NewJob) -> Result<u32, Work> {
-        let Some(index) = self.free.pop() else { return Err(new.work) };
+        if self.is_full() {
+            return Err(new.work);
+        }
         let NewJob { session, request_id, arrived, offset, attempt, work } = new;
         let links = [UNLINKED; 2];
         let job = Job { links, session, flight: NONE, request_id, arrived, offset, attempt, work };
+        // The last one given back first: its memory is still near.
+        let Some(index) = self.free.pop() else {
+            self.slots.push(Some(job));
+            return Ok(u32::try_from(self.slots.len() - 1).expect("bounded by the count"));
+        };
         self.slots[index as usize] = Some(job);
         Ok(index)
     }

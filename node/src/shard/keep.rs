@@ -12,11 +12,9 @@ use diskstream_wire::{
 };
 
 use super::jobs::{NewJob, Work};
-use super::limits::{
-    EXPIRY_MS, SWEEP_EVERY, SWEEP_SESSIONS, TICKET_RENEW_SECONDS, UNCONFIRMED_FOR,
-};
+use super::limits::{EXPIRY, SWEEP_EVERY, SWEEP_SESSIONS, TICKET_RENEW_SECONDS, UNCONFIRMED_FOR};
 use super::login::Subject;
-use super::session::{DeviceFigures, Phase};
+use super::session::{DeviceFigures, Phase, Told};
 use super::{Asked, End, Named, Outbox, Shard, VdiskEntry};
 use crate::placement::NodeList;
 use crate::trust::TICKET_SECONDS;
@@ -75,9 +73,10 @@ impl Shard {
         out: &'a mut [u8; TICKET_BYTES_MAX],
     ) -> &'a [u8] {
         let session = self.sessions.get(index);
-        let (mac, vdisk, device_name) = (session.mac, session.vdisk, session.device_name);
+        let cold = self.sessions.cold(index);
+        let (mac, vdisk, device_name) = (cold.mac, session.vdisk, cold.device_name);
         // Without the handshake it is still booting.
-        let goes_on = session.phase == Phase::Open || !session.boots;
+        let goes_on = session.phase == Phase::Open || !cold.boots;
         let Ok(device) = self.device(mac) else { return &[] };
         let key_hash = device.key.as_ref().map_or([0; 32], |key| key.hash());
         let nodes = self.list_for_guest(index, asked);
@@ -90,7 +89,7 @@ impl Shard {
 
     /// The list for a device that knows other nodes than it would be told now; else an empty one.
     fn news_for_guest(&mut self, session: u32, known: u32, asked: &Asked) -> NodeList {
-        if known == 0 || self.sessions.get(session).role == SessionRole::Standby {
+        if known == 0 || self.sessions.cold(session).role == SessionRole::Standby {
             return NodeList::new();
         }
         let list = self.list_for_guest(session, asked);
@@ -104,7 +103,7 @@ impl Shard {
 
     /// Why a device came, told with its first keep-alive as a device that is served here.
     fn count_arrival(&mut self, index: u32, m: &KeepAlive) {
-        let session = self.sessions.get_mut(index);
+        let session = self.sessions.cold_mut(index);
         let serves = m.role != SessionRole::Standby;
         if !serves {
             self.counters.standby_checks.inc();
@@ -129,7 +128,7 @@ impl Shard {
     /// What the device says of itself. It counts since its start, the node since its own: only what is new counts, and only
     /// at the node that serves it, or two nodes would count it twice.
     fn take_figures(&mut self, m: &KeepAlive, index: u32, now: Nanos) {
-        let session = self.sessions.get_mut(index);
+        let session = self.sessions.cold_mut(index);
         let before = session.figures;
         let after = DeviceFigures::of(m);
         let counts = session.figures_known && m.role != SessionRole::Standby;
@@ -159,7 +158,7 @@ impl Shard {
         self.counters.path_probes.inc();
         let flags = self.flags_of(index);
         let session = self.sessions.get_mut(index);
-        if session.capabilities.has(Capabilities::JUMBO) {
+        if session.capabilities().has(Capabilities::JUMBO) {
             // It came through; whether the answer does is for the device to see before it asks for more.
             session.datagram_bytes = session.datagram_bytes.max(m.probe_bytes);
         }
@@ -186,7 +185,7 @@ impl Shard {
     ) {
         let named = Named { request_id: m.request_id, ..Named::new(m.session, m.tag) };
         let Some(index) = self.recognise(named, asked, now, out) else { return };
-        let negotiated = self.sessions.get(index).capabilities.has(Capabilities::EXTENTS);
+        let negotiated = self.sessions.get(index).capabilities().has(Capabilities::EXTENTS);
         let vdisk = self.vdisk_of(index);
         if let Err(code) = check_extents(m, vdisk, negotiated) {
             let length = u32::try_from(m.length).unwrap_or(u32::MAX);
@@ -237,56 +236,54 @@ impl Shard {
     }
 
     /// Once a second, in slices: ends sessions that fell silent, and tells those whose vDisk became ineligible.
+    ///
+    /// In the order of the slots, and in most of them with a look at one line of memory: what is next in memory is on its way
+    /// from there before it is asked for, so that a look costs nanoseconds however many sessions there are.
     pub(super) fn sweep(&mut self, now: Nanos, out: &mut Outbox) {
-        if self.sweep_left == 0 {
-            if now < self.sweep_due {
-                return;
+        if now < self.sweep_due {
+            return;
+        }
+        let end = (self.sweep_at + SWEEP_SESSIONS).min(self.sessions.used());
+        for index in (0u32..).take(end).skip(self.sweep_at) {
+            if self.sessions.find(index).is_some() {
+                self.look_after(index, now, out);
             }
-            self.sweep_left = self.sessions.len();
         }
-        for _ in 0..SWEEP_SESSIONS.min(self.sweep_left) {
-            // From the end, because closing one moves the last into its place.
-            self.sweep_left = self.sweep_left.min(self.sessions.len());
-            let Some(n) = self.sweep_left.checked_sub(1) else { break };
-            self.sweep_left = n;
-            let Some(index) = self.sessions.nth(n) else { break };
-            self.look_after(index, now, out);
-        }
-        if self.sweep_left == 0 {
-            self.count_unconfirmed();
-        }
-        self.sweep_due = match (self.sweep_left, self.sessions.len()) {
-            (0, 0) => Nanos::NEVER,
-            (0, _) => now + SWEEP_EVERY,
-            _ => Nanos::ZERO,
+        let over = end == self.sessions.used();
+        self.sweep_at = if over { 0 } else { end };
+        self.sweep_due = match over {
+            true if self.sessions.len() == 0 => Nanos::NEVER,
+            true => now + SWEEP_EVERY,
+            false => Nanos::ZERO,
         };
     }
 
     fn look_after(&mut self, index: u32, now: Nanos, out: &mut Outbox) {
         let session = self.sessions.get(index);
-        let silence = now.since(session.heard);
         if session.phase == Phase::Unconfirmed {
-            if now.since(session.opened) > UNCONFIRMED_FOR {
+            // Whoever was heard of would be confirmed, so this is when it began.
+            if now.since(session.heard) > UNCONFIRMED_FOR {
                 self.close(index, End::Unconfirmed, now, out);
             }
             return;
         }
-        if silence > Nanos::from_millis(u64::from(EXPIRY_MS)) {
+        if now.since(session.heard) > EXPIRY {
             return self.close(index, End::Expired, now, out);
-        } else if session.notice.is_some_and(|told| told.reason == NoticeReason::VdiskIneligible)
-            && self.shared.vdisk(session.vdisk).is_eligible()
-        {
-            // The node with the sound copy is gone: this one is better than none.
-            self.end_notice(index);
-        } else if session.notice.is_none() && !self.shared.vdisk(session.vdisk).is_eligible() {
-            self.begin_notice(index, NoticeReason::VdiskIneligible, Nanos::NEVER, now);
         }
-        self.look_at_lean(index, now, out);
-    }
-
-    pub(super) fn count_unconfirmed(&self) {
-        let unconfirmed = self.sessions.iter().filter(|(_, s)| s.phase == Phase::Unconfirmed);
-        self.counters.sessions_unconfirmed.set(unconfirmed.count() as u64);
+        let (says, told) = (session.says, session.told);
+        let eligible = self.shared.vdisk(session.vdisk).is_eligible();
+        if told == Told::Nothing && !eligible {
+            self.begin_notice(index, NoticeReason::VdiskIneligible, Nanos::NEVER, now);
+        } else if told != Told::Nothing && eligible {
+            let notice = self.sessions.cold(index).notice;
+            if notice.is_some_and(|notice| notice.reason == NoticeReason::VdiskIneligible) {
+                // The node with the sound copy is gone: this one is better than none.
+                self.end_notice(index);
+            }
+        }
+        if says == SessionRole::Standby {
+            self.look_at_lean(index, now, out);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use diskstream_wire::time::Nanos;
 use diskstream_wire::{NodeEntry, Notice as NoticeMessage, NoticeAck, NoticeReason, SessionRole};
 
 use super::limits::{NOTICE_BACKOFF, NOTICES_FRESH, NOTICES_FRESH_EVERY, NOTICES_PER_TURN};
-use super::session::{Notice, Phase};
+use super::session::{Notice, Phase, Told};
 use super::{Asked, Named, Outbox, Shard, SocketRole};
 use crate::placement::NodeList;
 
@@ -77,7 +77,7 @@ impl Shard {
         // Whoever is on its way already is told the new reason too, and the mark stays: without it the device would think that it
         // may stay.
         let goes = |notice: Notice| notice.told && notice.reason != NoticeReason::Rebalance;
-        let told = self.sessions.get(index).notice.is_some_and(goes);
+        let told = self.sessions.cold(index).notice.is_some_and(goes);
         if !told {
             self.end_notice(index);
         }
@@ -85,13 +85,14 @@ impl Shard {
         let (backoff, _) = NOTICE_BACKOFF;
         let sequence = self.notices.sequence;
         let notice = Notice { reason, sequence, told, acked: false, due: now, backoff, until };
-        self.sessions.get_mut(index).notice = Some(notice);
+        self.sessions.set_notice(index, Some(notice));
         self.notices.wake(now);
     }
 
     /// Forgets a notice.
     pub(super) fn end_notice(&mut self, index: u32) {
-        let notice = self.sessions.get_mut(index).notice.take();
+        let notice = self.sessions.cold(index).notice;
+        self.sessions.set_notice(index, None);
         if notice.is_some_and(|notice| notice.told && !notice.acked) {
             self.counters.notices_expired.inc();
         }
@@ -153,8 +154,11 @@ impl Shard {
     ) -> Looked {
         // Unconfirmed sessions get nothing that they did not pay for.
         let session = self.sessions.get(index);
-        let confirmed = session.phase != Phase::Unconfirmed;
-        let Some(notice) = session.notice.filter(|_| confirmed) else {
+        if session.told == Told::Nothing || session.phase == Phase::Unconfirmed {
+            return Looked::Until(Nanos::NEVER);
+        }
+        let cold = self.sessions.cold(index);
+        let Some(notice) = cold.notice else {
             return Looked::Until(Nanos::NEVER);
         };
         if now >= notice.until {
@@ -169,7 +173,7 @@ impl Shard {
         }
         // What is asked for the balance's sake devices spread themselves.
         let fresh = !notice.told && notice.reason != NoticeReason::Rebalance;
-        let kind = usize::from(session.role == SessionRole::Standby);
+        let kind = usize::from(cold.role == SessionRole::Standby);
         if fresh && self.notices.fresh[kind] == 0 {
             return Looked::Until(self.notices.fresh_at.earlier(notice.until));
         }
@@ -187,13 +191,13 @@ impl Shard {
             return Looked::Until(Nanos::NEVER);
         }
         self.notices.fresh[kind] -= usize::from(fresh);
-        self.sessions.get_mut(index).notice = Some(Notice { told: true, ..notice });
+        self.sessions.set_notice(index, Some(Notice { told: true, ..notice }));
         self.send_notice(index, notice, &nodes, now, out);
         let next = now + notice.backoff;
         let (_, longest) = NOTICE_BACKOFF;
         let backoff = (notice.backoff + notice.backoff).earlier(longest);
-        self.sessions.get_mut(index).notice =
-            Some(Notice { told: true, due: next, backoff, ..notice });
+        let notice = Notice { told: true, due: next, backoff, ..notice };
+        self.sessions.set_notice(index, Some(notice));
         Looked::Told(next)
     }
 
@@ -206,8 +210,8 @@ impl Shard {
         out: &mut Outbox,
     ) {
         let session = self.sessions.get(index);
-        let (tag, peer, local) = (session.tag, session.peer, session.local);
-        let port = session.notice_port;
+        let (tag, peer, local) = (session.tag, session.peer(), session.local());
+        let port = self.sessions.cold(index).notice_port;
         let deadline = match (notice.reason, &self.drain) {
             (NoticeReason::Rebalance, _) => Some(notice.until),
             (_, Some(drain)) => Some(drain.deadline),
@@ -246,8 +250,8 @@ impl Shard {
         out: &mut Outbox,
     ) {
         let at_notice_port = self.sessions.find(m.session).filter(|session| {
-            let port = session.notice_port;
-            let from = SocketAddr::new(session.peer.ip(), port);
+            let port = self.sessions.cold(m.session).notice_port;
+            let from = SocketAddr::new(session.peer().ip(), port);
             session.tag == m.tag && port != 0 && from == asked.from
         });
         let index = if at_notice_port.is_some() {
@@ -257,7 +261,7 @@ impl Shard {
             let Some(index) = self.recognise(named, asked, now, out) else { return };
             index
         };
-        match &mut self.sessions.get_mut(index).notice {
+        match &mut self.sessions.cold_mut(index).notice {
             Some(notice) if notice.sequence == m.sequence => {
                 if !notice.acked {
                     self.counters.notices_acked.inc();

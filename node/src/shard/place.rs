@@ -353,7 +353,7 @@ impl Shard {
     /// Index of a session's vDisk, and its device's address.
     fn place_of(&self, session: u32) -> (usize, IpAddr) {
         let session = self.sessions.get(session);
-        (session.vdisk as usize, session.peer.ip())
+        (session.vdisk as usize, session.peer().ip())
     }
 
     fn wanted_by<'v>(&self, session: u32, vdisk: &'v Vdisk) -> Wanted<'v> {

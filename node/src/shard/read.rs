@@ -12,6 +12,7 @@ use diskstream_wire::{Capabilities, Flags, FragmentSize, Read, ReadErrorCode, Se
 use super::fragments::{self, Part};
 use super::jobs::{Data, NONE, NewJob, SESSION, Work};
 use super::load::{BusyCause, Found};
+use super::moment::Moment;
 use super::session::{Phase, Session};
 use super::{Asked, Named, Outbox, Shard, VdiskEntry};
 use crate::cache::{BlockKey, Pin};
@@ -93,8 +94,8 @@ impl Shard {
         }
         self.count_read(read);
         let session = self.sessions.get_mut(index);
-        (session.reads, session.read_at) = (session.reads + 1, now);
-        if session.lean.says == SessionRole::Standby && !read.flags.has(Flags::HEDGED) {
+        (session.reads, session.read_at) = (session.reads + 1, Moment::at(now));
+        if session.says == SessionRole::Standby && !read.flags.has(Flags::HEDGED) {
             self.set_role(index, SessionRole::Serving, now, out);
         }
         let session = self.sessions.get(index);
@@ -111,7 +112,7 @@ impl Shard {
             size: read.fragment_size,
             single,
             wanted: if single { 1 } else { read.wanted },
-            marks: !single && session.capabilities.has(Capabilities::ZERO_MARKS),
+            marks: !single && session.capabilities().has(Capabilities::ZERO_MARKS),
             zero: 0,
             busy: None,
             failed: None,
@@ -415,7 +416,7 @@ fn check(read: &Read, session: &Session, vdisk: &Arc<VdiskEntry>) -> Result<(), 
     let datagram = read.fragment_size.datagram_bytes();
     let jumbo = read.fragment_size.bytes() >= UNIT_BYTES;
     if datagram > usize::from(session.datagram_bytes)
-        || (jumbo && !session.capabilities.has(Capabilities::JUMBO))
+        || (jumbo && !session.capabilities().has(Capabilities::JUMBO))
     {
         return Err(ReadErrorCode::NotNegotiated);
     }

@@ -6,7 +6,7 @@ use diskstream_wire::time::Nanos;
 use diskstream_wire::{NodeEntry, NoticeReason, SessionRole};
 
 use super::limits::REBALANCE_FOR;
-use super::session::{Phase, Session};
+use super::session::{Cold, Phase, Session, Told};
 use super::{Event, Outbox, Shard};
 use crate::placement::{NodeList, steady};
 use crate::rebalance::Share;
@@ -21,7 +21,7 @@ pub(super) struct Rebalance {
 type Idle = [u32; 40];
 
 fn idle_class(session: &Session, now: Nanos) -> usize {
-    let ms = now.since(session.read_at).as_millis();
+    let ms = session.read_at.ago(now).as_millis();
     let bits = 64 - ms.leading_zeros() as usize;
     bits.min(size_of::<Idle>() / size_of::<u32>() - 1)
 }
@@ -55,9 +55,10 @@ impl Shard {
     fn ask_idle(&mut self, vdisk: u32, count: u32, now: Nanos) -> (u32, u32) {
         let mut idle: Idle = [0; 40];
         let mut of = 0;
-        for (_, session) in self.sessions.iter() {
-            of += u32::from(session.vdisk == vdisk && session.role == SessionRole::Serving);
-            if may_be_asked(session, vdisk, now) {
+        for (index, session) in self.sessions.iter() {
+            let cold = self.sessions.cold(index);
+            of += u32::from(session.vdisk == vdisk && cold.role == SessionRole::Serving);
+            if may_be_asked(session, cold, vdisk, now) {
                 idle[idle_class(session, now)] += 1;
             }
         }
@@ -76,7 +77,8 @@ impl Shard {
         for n in 0..self.sessions.len() {
             let index = self.sessions.nth(n).expect("none is closed meanwhile");
             let session = self.sessions.get(index);
-            if told == count || !may_be_asked(session, vdisk, now) {
+            let cold = self.sessions.cold(index);
+            if told == count || !may_be_asked(session, cold, vdisk, now) {
                 continue;
             }
             let class = idle_class(session, now);
@@ -85,7 +87,7 @@ impl Shard {
             }
             wanted -= u32::from(class == border);
             told += 1;
-            self.sessions.get_mut(index).left_alone_until = now + alone_for;
+            self.sessions.cold_mut(index).left_alone_until = now + alone_for;
             self.begin_notice(index, NoticeReason::Rebalance, now + ask_for, now);
         }
         (told, of)
@@ -129,7 +131,7 @@ impl Shard {
         }
         for n in 0..self.sessions.len() {
             let index = self.sessions.nth(n).expect("none is closed meanwhile");
-            let notice = self.sessions.get(index).notice;
+            let notice = self.sessions.cold(index).notice;
             if notice.is_some_and(|notice| notice.reason == NoticeReason::Rebalance) {
                 self.end_notice(index);
             }
@@ -138,10 +140,10 @@ impl Shard {
 }
 
 /// Whether a session counts for a rebalance: it reads here, it is not told to move already, and was not of late.
-fn may_be_asked(session: &Session, vdisk: u32, now: Nanos) -> bool {
+fn may_be_asked(session: &Session, cold: &Cold, vdisk: u32, now: Nanos) -> bool {
     session.vdisk == vdisk
-        && session.role == SessionRole::Serving
+        && cold.role == SessionRole::Serving
         && session.phase == Phase::Open
-        && session.notice.is_none()
-        && now >= session.left_alone_until
+        && session.told == Told::Nothing
+        && now >= cold.left_alone_until
 }

@@ -9,6 +9,7 @@ use diskstream_wire::time::Nanos;
 use diskstream_wire::{Flags, SessionRole};
 
 use super::limits::{LEAN_READS_MAX, LEAN_READS_MIN, LEAN_WINDOW, STANDBY_RESERVE};
+use super::session::{Cold, Session};
 use super::{End, Event, Mutation, Outbox, Shard};
 
 /// Sessions of a shard by role. What the node says about its load is the sum over its shards.
@@ -18,11 +19,9 @@ pub(super) struct Roles {
     pub(super) standby: u32,
 }
 
-/// What a device says of a session, and how far it leans on it.
+/// How far a device leans on a session that it calls a standby.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lean {
-    /// Its device's word.
-    pub(super) says: SessionRole,
     /// It is used like a serving one, whatever the word.
     leans: bool,
     /// The last window was like that, too.
@@ -34,12 +33,12 @@ pub(super) struct Lean {
 }
 
 impl Lean {
-    pub(super) fn new(says: SessionRole, now: Nanos) -> Lean {
-        Lean { says, leans: false, suspect: false, since: now, reads: 0, device_reads: 0 }
+    pub(super) fn new(now: Nanos) -> Lean {
+        Lean { leans: false, suspect: false, since: now, reads: 0, device_reads: 0 }
     }
 
-    fn role(&self) -> SessionRole {
-        if self.leans { SessionRole::Serving } else { self.says }
+    fn role(&self, says: SessionRole) -> SessionRole {
+        if self.leans { SessionRole::Serving } else { says }
     }
 }
 
@@ -57,7 +56,10 @@ impl Shard {
             return;
         }
         // A walk over the table, but only while it is full and somebody comes.
-        let standbys = self.sessions.iter().filter(|(_, s)| s.role == SessionRole::Standby);
+        let standbys = self
+            .sessions
+            .iter()
+            .filter(|&(index, _)| self.sessions.cold(index).role == SessionRole::Standby);
         let oldest = standbys.min_by_key(|(_, s)| s.heard).map(|(index, _)| index);
         if let Some(index) = oldest {
             self.say_closed(index, Flags::NONE, out);
@@ -67,17 +69,17 @@ impl Shard {
 
     /// Looks whether a device has its reads answered at what it calls a standby.
     pub(super) fn look_at_lean(&mut self, index: u32, now: Nanos, out: &mut Outbox) {
-        let session = self.sessions.get_mut(index);
-        let lean = &mut session.lean;
-        if lean.says != SessionRole::Standby || now.since(lean.since) < LEAN_WINDOW {
+        let Session { says, reads: reads_in_all, .. } = *self.sessions.get(index);
+        let Cold { lean, figures, .. } = self.sessions.cold_mut(index);
+        if says != SessionRole::Standby || now.since(lean.since) < LEAN_WINDOW {
             return;
         }
-        let reads = session.reads - lean.reads;
-        let of = session.figures.reads.saturating_sub(lean.device_reads);
+        let reads = reads_in_all - lean.reads;
+        let of = figures.reads.saturating_sub(lean.device_reads);
         let much = reads > LEAN_READS_MAX || (reads >= LEAN_READS_MIN && reads > of / 2);
         lean.leans = much && lean.suspect;
         (lean.suspect, lean.since) = (much, now);
-        (lean.reads, lean.device_reads) = (session.reads, session.figures.reads);
+        (lean.reads, lean.device_reads) = (reads_in_all, figures.reads);
         self.settle_role(index, now, out);
     }
 
@@ -111,27 +113,30 @@ impl Shard {
 
     /// The device says what a session is to it, or shows it with a read.
     pub(super) fn set_role(&mut self, index: u32, role: SessionRole, now: Nanos, out: &mut Outbox) {
-        let lean = &mut self.sessions.get_mut(index).lean;
+        let session = self.sessions.get_mut(index);
         let role = if role == SessionRole::Standby { role } else { SessionRole::Serving };
-        if lean.says == role {
+        if session.says == role {
             return;
         }
-        lean.says = role;
+        session.says = role;
+        let lean = &mut self.sessions.cold_mut(index).lean;
         // What it leaned on before it said so is no sign any more.
         (lean.leans, lean.suspect) = (false, false);
         self.settle_role(index, now, out);
     }
 
     fn settle_role(&mut self, index: u32, now: Nanos, out: &mut Outbox) {
-        let session = self.sessions.get_mut(index);
-        let (before, role) = (session.role, session.lean.role());
+        let session = self.sessions.get(index);
+        let (says, reads, peer, vdisk) =
+            (session.says, session.reads, session.peer(), session.vdisk);
+        let cold = self.sessions.cold_mut(index);
+        let (before, role) = (cold.role, cold.lean.role(says));
         if before == role {
             return;
         }
-        session.role = role;
-        let (leans, reads) = (session.lean.leans, session.reads);
-        let (mac, peer, vdisk) = (session.mac, session.peer, session.vdisk);
-        let stood_by_s = now.since(session.opened).0 / 1_000_000_000;
+        cold.role = role;
+        let (leans, mac) = (cold.lean.leans, cold.mac);
+        let stood_by_s = now.since(cold.opened).0 / 1_000_000_000;
         if self.mutation != Some(Mutation::ForgetPromoted) {
             self.role_ends(before, vdisk);
             self.role_begins(role, vdisk);

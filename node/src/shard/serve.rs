@@ -344,7 +344,7 @@ impl Shard {
         if out.free_plans() <= PLANS_RESERVED {
             return Err(Turn::NoPlans);
         }
-        let (peer, local) = (session.peer, session.local);
+        let (peer, local) = (session.peer(), session.local());
         let token = u64::from(session.serial) << 32 | u64::from(index);
         let mut plan = self.take_plan(peer, local, out).ok_or(Turn::NoPlans)?;
         plan.segment_bytes = segment_bytes;

@@ -1,4 +1,7 @@
-//! Sessions: a slab found by index, and by MAC through a small hash table of its own.
+//! A session: what every read of its device touches, and what is asked for rarely.
+//!
+//! They lie in two arrays (see [`super::sessions`]), so that a read and its reply meet two cache lines of a session and no more,
+//! however many sessions there are.
 
 use std::net::SocketAddr;
 
@@ -6,8 +9,9 @@ use diskstream_ring::LocalAddr;
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{Capabilities, KeepAlive, LoginKind, Mac, NoticeReason, SessionRole, Text};
 
-use super::jobs::{Job, List, NONE};
-use super::limits::{JOBS_PER_SESSION, SESSION_BYTES_MAX};
+use super::address::Ends;
+use super::jobs::List;
+use super::moment::Moment;
 use super::roles::Lean;
 
 /// What a device says about itself in its keep-alives.
@@ -82,57 +86,148 @@ pub(super) struct Notice {
     pub(super) until: Nanos,
 }
 
-/// One device's session.
+/// What flags and notices need to know of [`Cold::notice`] in every reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// Nothing is to be said.
+    Nothing,
+    /// There is a notice, but its device may stay for now: it is only asked to make room, or its turn has not come.
+    MayStay,
+    /// It was told to go.
+    MustGo,
+}
+
+impl Told {
+    pub(super) fn of(notice: Option<Notice>) -> Told {
+        match notice {
+            None => Told::Nothing,
+            Some(n) if n.told && n.reason != NoticeReason::Rebalance => Told::MustGo,
+            Some(_) => Told::MayStay,
+        }
+    }
+}
+
+/// What a read and its reply touch of a session: two cache lines, of which two bytes are free.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(super) struct Session {
     pub(super) tag: u64,
-    pub(super) peer: SocketAddr,
-    pub(super) local: Option<LocalAddr>,
-    pub(super) phase: Phase,
-    pub(super) kind: LoginKind,
-    /// It took a boot slot.
-    pub(super) boots: bool,
-    /// Load, or kept warm for a failure of another node.
-    pub(super) role: SessionRole,
-    /// What its device says that it is, and what it does.
-    pub(super) lean: Lean,
-    pub(super) capabilities: Capabilities,
-    /// Largest UDP payload that it was agreed to send.
-    pub(super) datagram_bytes: u16,
-    /// Its turn will come: it is in the round.
-    pub(super) scheduled: bool,
-    pub(super) vdisk: u32,
     /// What its reads name: the vDisk's.
     pub(super) generation: u64,
+    /// Reads that it asked for.
+    pub(super) reads: u64,
+    /// When it was last heard of.
+    pub(super) heard: Nanos,
+    /// Where its device is, and what that asked.
+    pub(super) ends: Ends,
     /// Replies that are ready.
     pub(super) queue: List,
     /// Parts of reads that wait for a block.
     pub(super) waiting: List,
-    /// Jobs in both.
-    pub(super) jobs: u16,
     /// Fragments of the ready ones.
     pub(super) queued_fragments: u32,
     /// Bytes in sends that are not complete.
     pub(super) inflight_bytes: u32,
     /// What it may still send in its turn.
     pub(super) deficit: u32,
-    /// When it was last heard of.
-    pub(super) heard: Nanos,
-    pub(super) opened: Nanos,
+    /// Counts the slot's uses; part of what a send plan remembers.
+    pub(super) serial: u32,
+    pub(super) vdisk: u32,
     /// When it last read.
-    pub(super) read_at: Nanos,
-    /// Reads that it asked for.
-    pub(super) reads: u64,
+    pub(super) read_at: Moment,
+    /// Jobs in both lists.
+    pub(super) jobs: u16,
+    /// Largest UDP payload that it was agreed to send.
+    pub(super) datagram_bytes: u16,
+    capabilities: u8,
+    pub(super) phase: Phase,
+    /// Its device's word for what the session is to it.
+    pub(super) says: SessionRole,
+    /// Its turn will come: it is in the round.
+    pub(super) scheduled: bool,
+    /// Follows [`Cold::notice`].
+    pub(super) told: Told,
+}
+/// A vacant slot takes no more: [`Phase`] has room for the mark.
+const _: () = assert!(size_of::<Option<Session>>() == 128);
+/// Capabilities are kept in 8 bits.
+const _: () = assert!(Capabilities::OURS.0 < 1 << 8);
+
+impl Session {
+    /// Its device's address.
+    #[inline]
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.ends.peer()
+    }
+
+    /// Where to answer from.
+    #[inline]
+    pub(super) fn local(&self) -> Option<LocalAddr> {
+        self.ends.local()
+    }
+
+    /// What both sides can do.
+    #[inline]
+    pub(super) fn capabilities(&self) -> Capabilities {
+        Capabilities(u64::from(self.capabilities))
+    }
+
+    /// Takes what both sides can do.
+    pub(super) fn agree(&mut self, capabilities: Capabilities) {
+        self.capabilities = in_8_bits(capabilities);
+    }
+
+    pub(super) fn new(new: &NewSession, serial: u32, now: Nanos) -> Session {
+        Session {
+            tag: new.tag,
+            generation: new.generation,
+            reads: 0,
+            ends: Ends::new(new.peer, new.local),
+            queue: List::EMPTY,
+            waiting: List::EMPTY,
+            queued_fragments: 0,
+            inflight_bytes: 0,
+            deficit: 0,
+            serial,
+            vdisk: new.vdisk,
+            heard: now,
+            read_at: Moment::at(now),
+            jobs: 0,
+            datagram_bytes: super::USUAL_DATAGRAM_BYTES,
+            capabilities: in_8_bits(new.capabilities),
+            phase: Phase::Unconfirmed,
+            says: new.role(),
+            scheduled: false,
+            told: Told::Nothing,
+        }
+    }
+}
+
+fn in_8_bits(capabilities: Capabilities) -> u8 {
+    let known = Capabilities::OURS.common(capabilities);
+    u8::try_from(known.0).expect("checked where it is defined")
+}
+
+/// The rest of a session.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cold {
+    pub(super) kind: LoginKind,
+    /// It took a boot slot.
+    pub(super) boots: bool,
+    /// Load, or kept warm for a failure of another node.
+    pub(super) role: SessionRole,
+    /// How far its device leans on what it calls a standby.
+    pub(super) lean: Lean,
+    pub(super) opened: Nanos,
     /// Until when it is not asked again to make room for others.
     pub(super) left_alone_until: Nanos,
+    /// Set with [`super::sessions::Sessions::set_notice`].
     pub(super) notice: Option<Notice>,
     pub(super) notice_port: u16,
     pub(super) mac: Mac,
-    mac_next: u32,
+    pub(super) mac_next: u32,
     /// Place in the list of live sessions.
-    live_at: u32,
-    /// Counts the slot's uses; part of what a send plan remembers.
-    pub(super) serial: u32,
+    pub(super) live_at: u32,
     /// The login that made it, so that a repeat finds it: the device's nonce.
     pub(super) nonce: [u8; 16],
     /// Tag of a session of the device that this one replaces wherever its device is; 0: none.
@@ -145,22 +240,28 @@ pub(super) struct Session {
     pub(super) device_name: Text<32>,
 }
 
-/// What one session costs: itself, its share of the jobs, its places in the lists of live and ready sessions, in the
-/// free list and in the MAC table (two buckets for one session).
-const SESSION_COST: usize =
-    size_of::<Slot>() + JOBS_PER_SESSION * (size_of::<Option<Job>>() + 4) + 4 + 4 + 4 + 2 * 4;
-const _: () = assert!(SESSION_COST <= SESSION_BYTES_MAX);
-
-/// Bytes that one session costs in all.
-#[must_use]
-pub const fn session_cost_bytes() -> usize {
-    SESSION_COST
-}
-
-#[derive(Debug)]
-struct Slot {
-    serial: u32,
-    session: Option<Session>,
+impl Cold {
+    pub(super) fn new(new: &NewSession, now: Nanos) -> Cold {
+        Cold {
+            kind: new.kind,
+            boots: new.boots,
+            role: new.role(),
+            lean: Lean::new(now),
+            opened: now,
+            left_alone_until: Nanos::ZERO,
+            notice: None,
+            notice_port: new.notice_port,
+            mac: new.mac,
+            mac_next: super::jobs::NONE,
+            live_at: super::jobs::NONE,
+            nonce: new.nonce,
+            former_tag: new.former_tag,
+            figures: DeviceFigures::default(),
+            arrival_counted: false,
+            figures_known: new.kind == LoginKind::Boot,
+            device_name: new.device_name,
+        }
+    }
 }
 
 /// What a session starts from.
@@ -190,222 +291,5 @@ impl NewSession {
             LoginKind::Standby => SessionRole::Standby,
             _ => SessionRole::Serving,
         }
-    }
-}
-
-/// The sessions of a shard.
-#[derive(Debug)]
-pub(super) struct Sessions {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    live: Vec<u32>,
-    /// First session of each bucket of MACs; sessions are chained by `mac_next`.
-    by_mac: Vec<u32>,
-}
-
-impl Sessions {
-    pub(super) fn new(count: u32) -> Sessions {
-        let buckets = (count as usize).next_power_of_two();
-        Sessions {
-            slots: (0..count).map(|_| Slot { serial: 0, session: None }).collect(),
-            free: (0..count).rev().collect(),
-            live: Vec::with_capacity(count as usize),
-            by_mac: vec![NONE; buckets],
-        }
-    }
-
-    fn bucket(&self, mac: Mac) -> usize {
-        // Not keyed: the shard's MACs were spread by a keyed hash already, and tickets are sealed.
-        crc32c::crc32c(&mac.0) as usize & (self.by_mac.len() - 1)
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.live.len()
-    }
-
-    pub(super) fn is_full(&self) -> bool {
-        self.free.is_empty()
-    }
-
-    /// Places that nobody has.
-    pub(super) fn places_left(&self) -> usize {
-        self.free.len()
-    }
-
-    /// Opens a session in a free slot.
-    pub(super) fn add(&mut self, new: &NewSession, now: Nanos) -> u32 {
-        let index = self.free.pop().expect("the caller asked is_full");
-        let bucket = self.bucket(new.mac);
-        let live_at = u32::try_from(self.live.len()).expect("no more than the slots");
-        let slot = &mut self.slots[index as usize];
-        slot.serial = slot.serial.wrapping_add(1);
-        slot.session = Some(Session {
-            tag: new.tag,
-            peer: new.peer,
-            local: new.local,
-            phase: Phase::Unconfirmed,
-            kind: new.kind,
-            boots: new.boots,
-            role: new.role(),
-            lean: Lean::new(new.role(), now),
-            capabilities: new.capabilities,
-            datagram_bytes: super::USUAL_DATAGRAM_BYTES,
-            scheduled: false,
-            vdisk: new.vdisk,
-            generation: new.generation,
-            queue: List::EMPTY,
-            waiting: List::EMPTY,
-            jobs: 0,
-            queued_fragments: 0,
-            inflight_bytes: 0,
-            deficit: 0,
-            heard: now,
-            opened: now,
-            read_at: now,
-            reads: 0,
-            left_alone_until: Nanos::ZERO,
-            notice: None,
-            notice_port: new.notice_port,
-            mac: new.mac,
-            mac_next: self.by_mac[bucket],
-            live_at,
-            serial: slot.serial,
-            nonce: new.nonce,
-            former_tag: new.former_tag,
-            figures: DeviceFigures::default(),
-            arrival_counted: false,
-            figures_known: new.kind == LoginKind::Boot,
-            device_name: new.device_name,
-        });
-        self.by_mac[bucket] = index;
-        self.live.push(index);
-        index
-    }
-
-    /// Takes a session out. Its jobs are gone already.
-    pub(super) fn remove(&mut self, index: u32) -> Session {
-        let session = self.slots[index as usize].session.take().expect("a live session");
-        assert!(session.jobs == 0, "a session's jobs end before it does");
-        let bucket = self.bucket(session.mac);
-        self.unchain(bucket, index, session.mac_next);
-        self.live.swap_remove(session.live_at as usize);
-        if let Some(&moved) = self.live.get(session.live_at as usize) {
-            self.get_mut(moved).live_at = session.live_at;
-        }
-        self.free.push(index);
-        session
-    }
-
-    fn unchain(&mut self, bucket: usize, index: u32, next: u32) {
-        let mut at = self.by_mac[bucket];
-        if at == index {
-            self.by_mac[bucket] = next;
-            return;
-        }
-        while self.get(at).mac_next != index {
-            at = self.get(at).mac_next;
-        }
-        self.get_mut(at).mac_next = next;
-    }
-
-    /// The session with this index, if there is one.
-    #[inline]
-    pub(super) fn find(&self, index: u32) -> Option<&Session> {
-        self.slots.get(index as usize)?.session.as_ref()
-    }
-
-    #[inline]
-    pub(super) fn get(&self, index: u32) -> &Session {
-        self.slots[index as usize].session.as_ref().expect("a live session")
-    }
-
-    #[inline]
-    pub(super) fn get_mut(&mut self, index: u32) -> &mut Session {
-        self.slots[index as usize].session.as_mut().expect("a live session")
-    }
-
-    /// The session that a send plan remembers, if it still lives.
-    #[inline]
-    pub(super) fn by_serial(&mut self, index: u32, serial: u32) -> Option<&mut Session> {
-        let slot = self.slots.get_mut(index as usize)?;
-        if slot.serial == serial { slot.session.as_mut() } else { None }
-    }
-
-    /// The sessions of a MAC, the newest first.
-    pub(super) fn of_mac(&self, mac: Mac) -> impl Iterator<Item = u32> + '_ {
-        let mut at = self.by_mac[self.bucket(mac)];
-        std::iter::from_fn(move || {
-            while at != NONE {
-                let index = at;
-                let session = self.get(index);
-                at = session.mac_next;
-                if session.mac == mac {
-                    return Some(index);
-                }
-            }
-            None
-        })
-    }
-
-    /// The `n`th live session, for walks that close some.
-    pub(super) fn nth(&self, n: usize) -> Option<u32> {
-        self.live.get(n).copied()
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Session)> {
-        self.live.iter().map(|&index| (index, self.get(index)))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn new(mac: u8, tag: u64) -> NewSession {
-        NewSession {
-            tag,
-            peer: diskstream_wire::NO_ADDR,
-            local: None,
-            kind: LoginKind::Boot,
-            boots: true,
-            capabilities: Capabilities(0),
-            vdisk: 0,
-            generation: 7,
-            mac: Mac([0, 0, 0, 0, 0, mac]),
-            notice_port: 0,
-            nonce: [0; 16],
-            former_tag: 0,
-            device_name: Text::default(),
-        }
-    }
-
-    #[test]
-    fn found_by_index_mac_and_serial_until_removed() {
-        let mut sessions = Sessions::new(4);
-        let all: Vec<u32> =
-            [1, 2, 1, 3].iter().map(|&mac| sessions.add(&new(mac, 9), Nanos::ZERO)).collect();
-        assert!(sessions.is_full());
-        let of = |sessions: &Sessions, mac| -> Vec<u32> {
-            sessions.of_mac(Mac([0, 0, 0, 0, 0, mac])).collect()
-        };
-        assert_eq!(of(&sessions, 1), [all[2], all[0]]);
-        let serial = sessions.get(all[0]).serial;
-        sessions.remove(all[0]);
-        assert_eq!(of(&sessions, 1), [all[2]]);
-        assert!(sessions.find(all[0]).is_none() && sessions.by_serial(all[0], serial).is_none());
-        let again = sessions.add(&new(4, 8), Nanos::ZERO);
-        assert_eq!(again, all[0]);
-        assert!(sessions.by_serial(again, serial).is_none(), "another use of the slot");
-        for index in [all[3], all[1], all[2], again] {
-            sessions.remove(index);
-        }
-        assert_eq!((sessions.len(), sessions.iter().count()), (0, 0));
-        assert!(sessions.find(u32::MAX).is_none());
-    }
-
-    #[test]
-    fn a_session_costs_at_most_two_kib() {
-        assert!(session_cost_bytes() <= 2048, "{}", session_cost_bytes());
-        println!("a session costs {} bytes", session_cost_bytes());
     }
 }

@@ -139,19 +139,20 @@ impl Shard {
         let mut alive_at = None;
         for index in self.sessions.of_mac(new.mac) {
             let session = self.sessions.get(index);
-            if session.peer == new.peer && session.nonce == new.nonce && session.vdisk == new.vdisk
-            {
+            let moved = !session.ends.is_from(new.peer);
+            let nonce = &self.sessions.cold(index).nonce;
+            if !moved && *nonce == new.nonce && session.vdisk == new.vdisk {
                 return Ok(index);
             }
             if session.phase == Phase::Unconfirmed {
                 unconfirmed += 1;
                 // The newest come first, so the last one seen is the oldest.
                 oldest = Some(index);
-            } else if session.peer != new.peer
+            } else if moved
                 && now.since(session.heard) < ALIVE_FOR
                 && !is_same_device(session.tag, new.former_tag)
             {
-                alive_at = Some(session.peer);
+                alive_at = Some(session.peer());
             }
         }
         if let Some(alive_at) = alive_at {
@@ -191,7 +192,6 @@ impl Shard {
             self.guest_came();
         }
         self.count_sessions();
-        self.counters.sessions_unconfirmed.add(1);
         self.sweep_due = self.sweep_due.earlier(now + SWEEP_EVERY);
         Ok(index)
     }
@@ -200,18 +200,18 @@ impl Shard {
     /// address by now, this one ends instead, and false is the answer.
     pub(super) fn confirm(&mut self, index: u32, now: Nanos, out: &mut Outbox) -> bool {
         let (mac, peer, former_tag) = {
-            let session = self.sessions.get(index);
-            (session.mac, session.peer, session.former_tag)
+            let cold = self.sessions.cold(index);
+            (cold.mac, self.sessions.get(index).peer(), cold.former_tag)
         };
         let rival = self.sessions.of_mac(mac).find(|&other| {
             let session = self.sessions.get(other);
             session.phase != Phase::Unconfirmed
-                && session.peer != peer
+                && !session.ends.is_from(peer)
                 && now.since(session.heard) < ALIVE_FOR
                 && !is_same_device(session.tag, former_tag)
         });
         if let Some(rival) = rival {
-            let alive_at = self.sessions.get(rival).peer;
+            let alive_at = self.sessions.get(rival).peer();
             self.event(Event::DuplicateDevice { mac, alive_at, refused: peer }, out);
             self.count_reject(RejectReason::DuplicateDevice);
             self.close(index, End::Unconfirmed, now, out);
@@ -225,15 +225,15 @@ impl Shard {
                 Phase::Unconfirmed => End::Unconfirmed,
                 _ => End::Replaced,
             };
-            if former.peer != peer && end == End::Replaced {
+            if !former.ends.is_from(peer) && end == End::Replaced {
                 self.counters.sessions_readdressed.inc();
             }
             self.close(other, end, now, out);
         }
-        let session = self.sessions.get_mut(index);
-        session.phase = Phase::Single;
-        let (kind, vdisk) = (session.kind, session.vdisk);
-        let serving = session.role == SessionRole::Serving;
+        self.sessions.set_confirmed(index);
+        let vdisk = self.sessions.get(index).vdisk;
+        let cold = self.sessions.cold(index);
+        let (kind, serving) = (cold.kind, cold.role == SessionRole::Serving);
         self.counters.sessions_started.inc();
         if serving {
             self.make_room(now, out);
@@ -289,22 +289,23 @@ impl Shard {
         let session = self.sessions.get_mut(index);
         let first = session.phase != Phase::Open;
         session.phase = Phase::Open;
-        session.capabilities = common(m.capabilities);
-        if m.notice_port != 0 {
-            session.notice_port = m.notice_port;
-        }
-        let jumbo = session.capabilities.has(Capabilities::JUMBO);
+        session.agree(m.capabilities);
+        let jumbo = session.capabilities().has(Capabilities::JUMBO);
         let most = if jumbo { DATAGRAM_BYTES_MAX } else { usize::from(USUAL_DATAGRAM_BYTES) };
         let most = u16::try_from(most).expect("a datagram's length fits");
         session.datagram_bytes = m.datagram_bytes.clamp(USUAL_DATAGRAM_BYTES, most);
-        let (datagram_bytes, mac) = (session.datagram_bytes, session.mac);
-        let capabilities = session.capabilities;
+        let (datagram_bytes, capabilities) = (session.datagram_bytes, session.capabilities());
+        let cold = self.sessions.cold_mut(index);
+        if m.notice_port != 0 {
+            cold.notice_port = m.notice_port;
+        }
+        let mac = cold.mac;
         if first {
             self.shared.boot_slots.free(mac);
         }
         // From here on the device can prove that it goes on: also the node that it asks next takes no boot slot for it.
         let mut ticket = [0; TICKET_BYTES_MAX];
-        let ticket = match self.sessions.get(index).role {
+        let ticket = match self.sessions.cold(index).role {
             SessionRole::Standby => &[],
             _ => self.fresh_ticket(index, asked, now, &mut ticket),
         };

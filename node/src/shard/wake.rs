@@ -78,7 +78,7 @@ impl Shard {
     fn ready(&mut self, index: u32, block: u64, out: &mut Outbox) {
         let job = self.jobs.get(index);
         let Work::Data(data) = &job.work else { unreachable!("only data waits for blocks") };
-        let capabilities = self.sessions.get(job.session).capabilities;
+        let capabilities = self.sessions.get(job.session).capabilities();
         if data.single || !capabilities.has(Capabilities::ZERO_MARKS) {
             return self.enqueue(index);
         }

@@ -5,6 +5,7 @@ use diskstream_wire::time::Nanos;
 
 use super::jobs::{FLIGHT, NONE, NewJob, SESSION, Work};
 use super::session::Phase;
+use super::sessions::Ended;
 use super::{Event, Outbox, Shard, SocketRole, serve};
 
 /// Why a session ends.
@@ -34,18 +35,18 @@ impl Shard {
         if self.sessions.get(index).scheduled {
             self.round.retain(|&scheduled| scheduled != index);
         }
-        let session = self.sessions.remove(index);
+        let Ended { session, cold } = self.sessions.remove(index);
         // Its sends that are out are nobody's from here on.
         self.bytes_out -= u64::from(session.inflight_bytes);
-        self.role_ends(session.role, session.vdisk);
+        self.role_ends(cold.role, session.vdisk);
         self.count_sessions();
-        if session.notice.is_some_and(|notice| !notice.acked) {
+        if cold.notice.is_some_and(|notice| !notice.acked) {
             self.counters.notices_expired.inc();
         }
         // A boot that ends before its handshake, and was not begun again, boots no more.
-        let booting = session.boots && session.phase != Phase::Open;
-        if booting && self.sessions.of_mac(session.mac).next().is_none() {
-            self.shared.boot_slots.free(session.mac);
+        let booting = cold.boots && session.phase != Phase::Open;
+        if booting && self.sessions.of_mac(cold.mac).next().is_none() {
+            self.shared.boot_slots.free(cold.mac);
         }
         let c = &self.counters;
         let (counter, reason, why) = match end {
@@ -77,8 +78,8 @@ impl Shard {
         };
         counter.inc();
         if session.phase != Phase::Unconfirmed {
-            let (mac, peer) = (session.mac, session.peer);
-            let lasted_s = now.since(session.opened).0 / 1_000_000_000;
+            let (mac, peer) = (cold.mac, session.peer());
+            let lasted_s = now.since(cold.opened).0 / 1_000_000_000;
             let reads = session.reads;
             let event =
                 Event::SessionEnded { mac, peer, session: index, reason, why, lasted_s, reads };
@@ -88,6 +89,7 @@ impl Shard {
 
     pub(super) fn count_sessions(&self) {
         self.counters.sessions.set(self.sessions.len() as u64);
+        self.counters.sessions_unconfirmed.set(u64::from(self.sessions.unconfirmed()));
     }
 
     /// Takes a job out of its lists and gives its pins back.
@@ -155,7 +157,7 @@ impl Shard {
             return;
         }
         let session = self.sessions.get(index);
-        let (peer, local) = (session.peer, session.local);
+        let (peer, local) = (session.peer(), session.local());
         let mut bytes = [0; serve::SMALL_BYTES];
         self.encode_small(&new, Nanos::ZERO, &mut bytes);
         self.send_one(SocketRole::Io, peer, local, out, |buf| {
