@@ -97,7 +97,7 @@ impl Herd {
         device.ticket = decoded.tail[nodes..][..usize::from(transfer.ticket_bytes)].to_vec();
         device.vdisk = transfer.vdisk.as_str().to_owned();
         self.digest = nodes_digest([transfer.node].into_iter());
-        let role = if n % 2 == 0 { SessionRole::Serving } else { SessionRole::Standby };
+        let role = if n.is_multiple_of(2) { SessionRole::Serving } else { SessionRole::Standby };
         if role == SessionRole::Standby {
             device.kind = LoginKind::Standby;
         }
