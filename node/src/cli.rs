@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use diskstream_ring::HugePages;
 use diskstream_wire::limits;
 
@@ -202,6 +202,9 @@ pub struct ServeArgs {
     /// A cache block: 64K to 1M, a power of two. Each is checked against the content id, which has a hash for every 64K.
     #[arg(long, default_value = "64K")]
     pub block: Bytes,
+    /// Read blocks ahead of devices that read in order.
+    #[arg(long, value_enum, default_value_t = OnOff::On)]
+    pub read_ahead: OnOff,
     /// Submission entries of each ring, a power of two.
     #[arg(long, default_value_t = 1024)]
     pub ring_entries: u32,
@@ -237,6 +240,29 @@ pub struct ServeArgs {
     /// Hash the image again even when the kept content id still fits the file.
     #[arg(long)]
     pub rehash: bool,
+}
+
+/// Whether something is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    /// It is.
+    On,
+    /// It is not.
+    Off,
+}
+
+impl OnOff {
+    /// Whether it is.
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self == OnOff::On
+    }
+}
+
+impl fmt::Display for OnOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_on() { "on" } else { "off" })
+    }
 }
 
 /// A number of bytes: digits and an optional K, M, G or T (powers of 1024).

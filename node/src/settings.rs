@@ -104,7 +104,11 @@ impl Settings {
     /// One line that names the flag or the file, the value and the remedy.
     pub fn resolve(args: &ServeArgs) -> anyhow::Result<Settings> {
         let cores = resolve_cores(args)?;
-        let limits = Limits { sessions_max: args.sessions, ..Limits::default() };
+        let limits = Limits {
+            sessions_max: args.sessions,
+            read_ahead: args.read_ahead.is_on(),
+            ..Limits::default()
+        };
         limits.check().context("--sessions")?;
         let cache_bytes = args.cache.0 - args.cache.0 % args.block.0;
         let mut settings = Settings {
@@ -326,10 +330,11 @@ impl Settings {
                 Bytes(self.socket_buffer_bytes as u64)
             ),
             format!(
-                "cache {} in blocks of {}, huge pages {}",
+                "cache {} in blocks of {}, huge pages {}, read-ahead {}",
                 Bytes(self.cache_bytes as u64),
                 Bytes(self.block_bytes as u64),
-                self.huge_pages
+                self.huge_pages,
+                if self.limits.read_ahead { "on" } else { "off" }
             ),
             format!(
                 "sessions {} a shard, boot limit {}, drain {} s, metrics at {}",

@@ -16,6 +16,7 @@
 //! |---|---|
 //! | [`login`], [`place`], [`start`] | who is let in, where to, and what a session may do |
 //! | [`read`], [`load`], [`wake`] | what a read gets: bytes, a mark, an error, or a sign of life; one disk read for each block |
+//! | [`ahead`], [`early`] | which blocks are loaded before they are asked for |
 //! | [`serve`] | whose turn it is, and what shares a send |
 //! | [`keep`], [`roles`] | how sessions live, and which of them are load |
 //! | [`notices`], [`drain`], [`rebalance`] | how devices are told to move, and how a node empties |
@@ -23,9 +24,11 @@
 //! | [`invariants`] | what must be true between turns |
 
 mod address;
+mod ahead;
 mod boot_slots;
 mod counters;
 mod drain;
+mod early;
 mod flights;
 mod fragments;
 mod invariants;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use diskstream_node::cache::{BLOCK_BYTES_MIN, BlockKey, Cache, Lookup};
+use diskstream_node::cache::{BLOCK_BYTES_MIN, BlockKey, Cache, Lookup, Purpose};
 use diskstream_ring::{Arena, ArenaConfig, HugePages};
 
 use super::policies::Policy;
@@ -39,7 +39,7 @@ impl Policy for Ours {
                 true
             }
             Lookup::Load(ticket) => {
-                let (pin, _) = self.cache.publish(ticket, 0);
+                let (pin, _) = self.cache.publish(ticket, 0, Purpose::Demand);
                 self.cache.unpin(pin);
                 false
             }

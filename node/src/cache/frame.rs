@@ -76,6 +76,7 @@ pub(super) struct Frame {
     waiters: AtomicU64,
     /// The cache's epoch at the last counted use, and uses counted since it joined its queue (at most [`USES_MAX`]).
     /// Written without read-modify-write: a lost update costs a little accuracy of the policy, never correctness.
+    /// [`UNTOUCHED`] and [`KEPT`] have a meaning of their own.
     touched: AtomicU32,
     uses: AtomicU8,
 }
@@ -85,6 +86,22 @@ const _: () = assert!(size_of::<Frame>() == 64);
 
 /// S3-FIFO counts uses in two bits (Yang et al., SOSP 2023).
 pub(super) const USES_MAX: u8 = 3;
+/// In place of uses: a frame that is in no queue and never evicted.
+const KEPT: u8 = u8::MAX;
+/// In place of an epoch: read ahead, and asked for by nobody yet. Epochs begin at 1 and wrap after 2^32 of them: then one block's
+/// first use is miscounted.
+const UNTOUCHED: u32 = 0;
+
+/// Why a block was loaded: what the policy makes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Somebody asked for it.
+    Demand,
+    /// Somebody may ask for it: its first use counts as the demand.
+    Ahead,
+    /// It is to stay: never evicted.
+    Keep,
+}
 
 impl Frame {
     pub(super) fn new() -> Frame {
@@ -120,9 +137,14 @@ impl Frame {
 
     /// Loading → Ready with one pin, by the owner of the ticket. `Release`: bytes, sums and flags are visible to whoever
     /// pins.
-    pub(super) fn publish(&self, incarnation: u32, epoch: u32) -> u64 {
-        self.touched.store(epoch, Relaxed);
-        self.uses.store(0, Relaxed);
+    pub(super) fn publish(&self, incarnation: u32, epoch: u32, purpose: Purpose) -> u64 {
+        let (touched, uses) = match purpose {
+            Purpose::Demand => (epoch, 0),
+            Purpose::Ahead => (UNTOUCHED, 0),
+            Purpose::Keep => (epoch, KEPT),
+        };
+        self.touched.store(touched, Relaxed);
+        self.uses.store(uses, Relaxed);
         let before = self.advance(Phase::Loading, STEP + 1);
         assert!(before.incarnation() == incarnation, "the ticket is of an earlier life");
         self.waiters.swap(0, AcqRel)
@@ -190,16 +212,33 @@ impl Frame {
         self.advance(Phase::Evicting, STEP);
     }
 
-    /// Counts a use, at most one per epoch: a device that reads a block unit by unit used it once.
+    /// Counts a use, at most one per epoch: a device that reads a block unit by unit used it once. True for the first use of
+    /// a block that was read ahead, which stands for the demand that would have loaded it.
     #[inline]
-    pub(super) fn touch(&self, epoch: u32) {
-        if self.touched.load(Relaxed) != epoch {
-            self.touched.store(epoch, Relaxed);
-            let uses = self.uses.load(Relaxed);
-            if uses < USES_MAX {
-                self.uses.store(uses + 1, Relaxed);
-            }
+    pub(super) fn touch(&self, epoch: u32) -> bool {
+        let touched = self.touched.load(Relaxed);
+        if touched == epoch {
+            return false;
         }
+        self.touched.store(epoch, Relaxed);
+        if touched == UNTOUCHED {
+            return true;
+        }
+        let uses = self.uses.load(Relaxed);
+        if uses < USES_MAX {
+            self.uses.store(uses + 1, Relaxed);
+        }
+        false
+    }
+
+    /// Read ahead, and never used.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.touched.load(Relaxed) == UNTOUCHED
+    }
+
+    /// Never to be evicted.
+    pub(super) fn is_kept(&self) -> bool {
+        self.uses() == KEPT
     }
 
     pub(super) fn uses(&self) -> u8 {
@@ -242,7 +281,7 @@ mod tests {
         assert!(!frame.evict());
         assert!(frame.wait(KEY, 3));
         assert!(!frame.wait(BlockKey { block: 9, ..KEY }, 4));
-        assert_eq!(frame.publish(life, 0), 1 << 3);
+        assert_eq!(frame.publish(life, 0, Purpose::Demand), 1 << 3);
         assert!(!frame.wait(KEY, 5), "published: nothing to wait for");
         assert_eq!(frame.pin(KEY), Some(life));
         assert_eq!(frame.state().pins(), 2);
@@ -271,7 +310,7 @@ mod tests {
         let frame = Frame::new();
         frame.set_key(KEY);
         let life = frame.begin();
-        frame.publish(life, 0);
+        frame.publish(life, 0, Purpose::Demand);
         frame.unpin(life);
         frame.unpin(life);
     }

@@ -41,6 +41,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use diskstream_ring::Arena;
 use diskstream_wire::limits::UNIT_BYTES;
 
+pub use frame::Purpose;
 use frame::{Frame, Phase};
 use index::{Index, Insertion};
 pub use pin::{LoadTicket, Pin, WaitingShards};
@@ -136,6 +137,14 @@ pub struct CacheStats {
     pub promotions: u64,
     /// Loads of blocks that had been evicted too early.
     pub ghost_hits: u64,
+    /// Blocks read ahead.
+    pub ahead: u64,
+    /// Those of them that somebody asked for afterwards.
+    pub ahead_used: u64,
+    /// Those of them that were evicted before anybody did.
+    pub ahead_wasted: u64,
+    /// Frames that are never evicted.
+    pub frames_kept: u64,
     /// Loads that failed.
     pub abandoned: u64,
     /// Lookups that found every frame in use.
@@ -217,6 +226,15 @@ impl Cache {
         }
     }
 
+    /// Whether a block is here or on its way, at this moment. A look that leaves no trace: for those who only consider loading it.
+    #[must_use]
+    pub fn is_known(&self, key: BlockKey) -> bool {
+        self.index.candidates(key.hash()).any(|number| {
+            let frame = &self.frames[number as usize];
+            frame.key() == key && matches!(frame.state().phase(), Phase::Ready | Phase::Loading)
+        })
+    }
+
     /// Where the frame of a load begins in the arena: the target of the disk read.
     #[must_use]
     pub fn load_offset(&self, ticket: &LoadTicket) -> usize {
@@ -233,11 +251,16 @@ impl Cache {
     }
 
     /// Ends a load well: `valid_bytes` from the frame's start are the block's content, the rest becomes zero. Sums every
-    /// unit, then makes the block visible. Gives the loader's own pin, and whom to wake.
+    /// unit, then makes the block visible, with the life that its `purpose` earns it. Gives the loader's own pin, and whom to wake.
     ///
     /// # Panics
     /// When `valid_bytes` is more than a block.
-    pub fn publish(&self, mut ticket: LoadTicket, valid_bytes: usize) -> (Pin, WaitingShards) {
+    pub fn publish(
+        &self,
+        mut ticket: LoadTicket,
+        valid_bytes: usize,
+        purpose: Purpose,
+    ) -> (Pin, WaitingShards) {
         let bytes = self.memory.bytes_mut(&mut ticket);
         bytes[valid_bytes..].fill(0);
         let frame = ticket.frame as usize;
@@ -250,8 +273,8 @@ impl Cache {
         for (word, units) in zeros.iter().zip(bytes.chunks(64 * UNIT_BYTES)) {
             word.store(zero_units(units), Relaxed);
         }
-        let waiters = self.frames[frame].publish(ticket.incarnation, self.policy.epoch());
-        self.policy.admit(ticket.frame, ticket.key.hash());
+        let waiters = self.frames[frame].publish(ticket.incarnation, self.policy.epoch(), purpose);
+        self.policy.admit(ticket.frame, ticket.key.hash(), purpose);
         let pin = Pin::new(ticket.frame, ticket.incarnation);
         ticket.spend();
         (pin, WaitingShards(waiters))
@@ -339,7 +362,11 @@ impl Cache {
             let key = frame.key();
             if key.generation == generation && frame.state().phase() != Phase::Free {
                 self.index.remove(key.hash(), number);
+                let kept = frame.is_kept();
                 frame.set_uses(0);
+                if kept {
+                    self.policy.let_go(number);
+                }
             }
         }
     }
@@ -364,6 +391,10 @@ impl Cache {
             evictions: policy.evictions,
             promotions: policy.promotions,
             ghost_hits: policy.ghost_hits,
+            ahead: policy.ahead,
+            ahead_used: policy.ahead_used,
+            ahead_wasted: policy.ahead_wasted,
+            frames_kept: policy.kept,
             abandoned: self.abandoned.load(Relaxed),
             full: self.full.load(Relaxed),
         }
@@ -381,7 +412,9 @@ impl Cache {
             let frame = &self.frames[number as usize];
             // Pin first, ask afterwards: a look before would fetch the line twice when shards contend for it.
             if let Some(incarnation) = frame.pin(key) {
-                frame.touch(self.policy.epoch());
+                if frame.touch(self.policy.epoch()) {
+                    self.policy.ahead_used();
+                }
                 return Probe::Settled(Lookup::Hit(Pin::new(number, incarnation)));
             }
             if frame.wait(key, shard) {
@@ -450,7 +483,7 @@ impl Cache {
             |other| self.frames[other as usize].key() == key,
             |other| {
                 let other = &self.frames[other as usize];
-                (other.state().phase() == Phase::Ready).then(|| other.uses())
+                (other.state().phase() == Phase::Ready && !other.is_kept()).then(|| other.uses())
             },
             || incarnation = frame.begin(),
         );

@@ -36,7 +36,7 @@ fn stamp(key: BlockKey) -> u8 {
 fn load(cache: &Cache, mut ticket: LoadTicket) -> WaitingShards {
     let key = ticket.key();
     cache.load_bytes(&mut ticket)[0] = stamp(key);
-    let (pin, waiting) = cache.publish(ticket, 1);
+    let (pin, waiting) = cache.publish(ticket, 1, Purpose::Demand);
     look(cache, &pin, key);
     cache.unpin(pin);
     waiting

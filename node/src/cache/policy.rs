@@ -4,12 +4,13 @@
 //! moves to the *main* queue, any other is evicted and remembered in the *ghost* table; a block that comes back while it is
 //! remembered enters the main queue at once. So a scan flows through the small queue and leaves the boot set alone.
 //!
-//! A ready frame is in exactly one of the two queues, also when the index has forgotten it. Queues hold frame numbers and
+//! A ready frame is in exactly one of the two queues, also when the index has forgotten it; only one that is to be kept is in
+//! none. Queues hold frame numbers and
 //! are taken from by whichever shard needs a frame; what makes an eviction safe is the frame's word alone.
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::frame::Frame;
+use super::frame::{Frame, Purpose};
 use super::sync::{AtomicU32, AtomicU64, Fifo};
 
 /// Frames looked at before the cache calls itself full. Guessed: at some 20 ns each well below a disk read; in the second
@@ -43,6 +44,10 @@ struct Counts {
     evictions: AtomicU64,
     promotions: AtomicU64,
     ghost_hits: AtomicU64,
+    ahead: AtomicU64,
+    ahead_used: AtomicU64,
+    ahead_wasted: AtomicU64,
+    kept: AtomicU64,
 }
 
 /// What the policy did so far, and holds now.
@@ -54,6 +59,10 @@ pub(super) struct PolicyStats {
     pub(super) evictions: u64,
     pub(super) promotions: u64,
     pub(super) ghost_hits: u64,
+    pub(super) ahead: u64,
+    pub(super) ahead_used: u64,
+    pub(super) ahead_wasted: u64,
+    pub(super) kept: u64,
 }
 
 impl Policy {
@@ -74,6 +83,10 @@ impl Policy {
                 evictions: AtomicU64::new(0),
                 promotions: AtomicU64::new(0),
                 ghost_hits: AtomicU64::new(0),
+                ahead: AtomicU64::new(0),
+                ahead_used: AtomicU64::new(0),
+                ahead_wasted: AtomicU64::new(0),
+                kept: AtomicU64::new(0),
             }),
         }
     }
@@ -89,10 +102,22 @@ impl Policy {
     }
 
     /// Takes in a frame that has just become ready.
-    pub(super) fn admit(&self, frame: u32, hash: u64) {
+    pub(super) fn admit(&self, frame: u32, hash: u64, purpose: Purpose) {
         let loads = self.counts.0.loads.fetch_add(1, Relaxed) + 1;
         if loads.is_multiple_of(self.loads_per_epoch) {
             self.advance_epoch();
+        }
+        match purpose {
+            Purpose::Keep => {
+                self.counts.0.kept.fetch_add(1, Relaxed);
+                return;
+            }
+            // A guess proves nothing, also where the block was here before.
+            Purpose::Ahead => {
+                self.counts.0.ahead.fetch_add(1, Relaxed);
+                return self.small.push(frame);
+            }
+            Purpose::Demand => {}
         }
         if self.forget_ghost(hash) {
             self.counts.0.ghost_hits.fetch_add(1, Relaxed);
@@ -100,6 +125,18 @@ impl Policy {
         } else {
             self.small.push(frame);
         }
+    }
+
+    /// A frame that was to be kept need not be any more.
+    pub(super) fn let_go(&self, frame: u32) {
+        self.counts.0.kept.fetch_sub(1, Relaxed);
+        self.small.push(frame);
+    }
+
+    /// A block that was read ahead is asked for, for the first time.
+    #[cold]
+    pub(super) fn ahead_used(&self) {
+        self.counts.0.ahead_used.fetch_add(1, Relaxed);
     }
 
     /// Takes a frame out of its queue and its phase to `Evicting`; none when all that were looked at are pinned.
@@ -119,7 +156,9 @@ impl Policy {
                 self.keep(number, frame, promotes);
             } else if frame.evict() {
                 self.counts.0.evictions.fetch_add(1, Relaxed);
-                if from_small {
+                if frame.is_untouched() {
+                    self.counts.0.ahead_wasted.fetch_add(1, Relaxed);
+                } else if from_small {
                     self.remember_ghost(hash_of(frame));
                 }
                 return Some(number);
@@ -142,6 +181,10 @@ impl Policy {
             evictions: counts.evictions.load(Relaxed),
             promotions: counts.promotions.load(Relaxed),
             ghost_hits: counts.ghost_hits.load(Relaxed),
+            ahead: counts.ahead.load(Relaxed),
+            ahead_used: counts.ahead_used.load(Relaxed),
+            ahead_wasted: counts.ahead_wasted.load(Relaxed),
+            kept: counts.kept.load(Relaxed),
         }
     }
 

@@ -40,7 +40,7 @@ fn fill(key: BlockKey, bytes: &mut [u8]) {
 fn load(cache: &Cache, key: BlockKey) -> Pin {
     let Lookup::Load(mut ticket) = cache.lookup(key, 0) else { panic!("{key:?} is there already") };
     fill(key, cache.load_bytes(&mut ticket));
-    let (pin, waiting) = cache.publish(ticket, cache.block_bytes());
+    let (pin, waiting) = cache.publish(ticket, cache.block_bytes(), Purpose::Demand);
     assert!(waiting.is_empty());
     pin
 }
@@ -110,7 +110,7 @@ fn a_short_block_is_zeroed_summed_and_marked() {
     let bytes = cache.load_bytes(&mut ticket);
     bytes[..UNIT_BYTES].fill(0);
     bytes[UNIT_BYTES..UNIT_BYTES + 100].fill(7);
-    let (pin, _) = cache.publish(ticket, UNIT_BYTES + 100);
+    let (pin, _) = cache.publish(ticket, UNIT_BYTES + 100, Purpose::Demand);
     let bytes = cache.bytes(&pin);
     assert!(bytes[UNIT_BYTES..UNIT_BYTES + 100].iter().all(|&b| b == 7));
     assert!(bytes[UNIT_BYTES + 100..].iter().all(|&b| b == 0), "no byte of another block is left");
@@ -132,7 +132,7 @@ fn the_largest_block_has_four_words_of_zero_marks() {
     for unit in [0, 63, 64, 200, 255] {
         bytes[unit * UNIT_BYTES + 4095] = 1;
     }
-    let (pin, _) = cache.publish(ticket, 1 << 20);
+    let (pin, _) = cache.publish(ticket, 1 << 20, Purpose::Demand);
     let data: Vec<_> = (0..256).filter(|&unit| !cache.unit_is_zero(&pin, unit)).collect();
     assert_eq!(data, [0, 63, 64, 200, 255]);
     cache.unpin(pin);
@@ -145,7 +145,7 @@ fn one_load_the_others_wait_and_are_named() {
     for shard in [5, 0, 63, 5] {
         assert!(matches!(cache.lookup(key(1), shard), Lookup::Wait));
     }
-    let (pin, waiting) = cache.publish(ticket, 0);
+    let (pin, waiting) = cache.publish(ticket, 0, Purpose::Demand);
     assert_eq!(waiting.iter().collect::<Vec<_>>(), [0, 5, 63]);
     let again = hit(&cache, key(1));
     assert_eq!(cache.arena_offset(&again), cache.arena_offset(&pin));

@@ -82,12 +82,14 @@ impl Source for CacheSource {
         let bytes = stats.frames * stats.block_bytes;
         gauge("cache_bytes", "Memory of the block cache.", Vec::new(), bytes);
         gauge("cache_block_bytes", "Bytes of a cache block.", Vec::new(), stats.block_bytes);
-        let help = "Frames of the cache by what they hold: nothing, newcomers, or blocks that proved useful. \
-                    The rest is being loaded.";
+        let help = "Frames of the cache by what they hold: nothing, newcomers, blocks that proved useful, or blocks that are kept for \
+                    good. The rest is being loaded.";
+        let kept = usize::try_from(stats.frames_kept).unwrap_or(stats.frames);
         for (queue, frames) in [
             ("free", stats.frames_free),
             ("small", stats.frames_small),
             ("main", stats.frames_main),
+            ("kept", kept),
         ] {
             gauge("cache_frames", help, vec![("queue", queue.into())], frames);
         }
@@ -104,6 +106,17 @@ impl Source for CacheSource {
             "cache_ghost_hits_total",
             "Loads of blocks that had been evicted shortly before.",
             stats.ghost_hits,
+        );
+        counter("cache_ahead_total", "Blocks read ahead into the cache.", stats.ahead);
+        counter(
+            "cache_ahead_used_total",
+            "Blocks read ahead that somebody asked for afterwards.",
+            stats.ahead_used,
+        );
+        counter(
+            "cache_ahead_wasted_total",
+            "Blocks read ahead that were evicted before anybody asked for them.",
+            stats.ahead_wasted,
         );
         counter("cache_full_total", "Lookups that found every frame in use.", stats.full);
     }

@@ -27,6 +27,29 @@ pub(super) struct Flight {
     pub(super) overdue: bool,
     /// When the next of its waiters is due for `ReadPending`.
     pub(super) pending_due: Nanos,
+    /// Nobody has asked for it yet. Changed by [`Flights`] alone, which counts these.
+    early: bool,
+}
+
+impl Flight {
+    /// A block that another shard loads, until we know better.
+    pub(super) fn new(key: BlockKey, vdisk: u32, now: Nanos) -> Flight {
+        Flight {
+            key,
+            vdisk,
+            loader: Loader::Other,
+            started: now,
+            waiters: List::EMPTY,
+            overdue: false,
+            pending_due: Nanos::NEVER,
+            early: false,
+        }
+    }
+
+    /// Nobody has asked for it yet.
+    pub(super) fn is_early(&self) -> bool {
+        self.early
+    }
 }
 
 /// The flights of a shard: a slab whose used slots are listed densely with their keys, so that finding a key is a walk
@@ -36,6 +59,8 @@ pub(super) struct Flights {
     slots: Vec<Slot>,
     free: Vec<u16>,
     used: Vec<(BlockKey, u16)>,
+    /// Those that nobody has asked for.
+    early: usize,
 }
 
 #[derive(Debug)]
@@ -51,7 +76,26 @@ impl Flights {
             slots: (0..count).map(|_| Slot { serial: 0, flight: None }).collect(),
             free: (0..count).rev().collect(),
             used: Vec::with_capacity(usize::from(count)),
+            early: 0,
         }
+    }
+
+    /// Flights that nobody has asked for.
+    pub(super) fn early(&self) -> usize {
+        self.early
+    }
+
+    /// Nobody has asked for this one.
+    pub(super) fn begin_early(&mut self, index: u32) {
+        self.get_mut(index).early = true;
+        self.early += 1;
+    }
+
+    /// Somebody asks for it now; true when nobody had.
+    pub(super) fn want(&mut self, index: u32) -> bool {
+        let was_early = std::mem::replace(&mut self.get_mut(index).early, false);
+        self.early -= usize::from(was_early);
+        was_early
     }
 
     pub(super) fn len(&self) -> usize {
@@ -78,7 +122,10 @@ impl Flights {
         let at = self.used.iter().position(|&(_, used)| used == slot).expect("a used slot");
         self.used.swap_remove(at);
         self.free.push(slot);
-        self.slots[usize::from(slot)].flight.take().expect("a used slot has its flight")
+        let flight = self.slots[usize::from(slot)].flight.take();
+        let flight = flight.expect("a used slot has its flight");
+        self.early -= usize::from(flight.early);
+        flight
     }
 
     pub(super) fn find(&self, key: BlockKey) -> Option<u32> {

@@ -107,6 +107,8 @@ pub struct Limits {
     pub reads_max: u32,
     /// A disk read that takes longer is answered with a store error.
     pub disk_deadline: Nanos,
+    /// Whether blocks are read ahead of devices that read in order.
+    pub read_ahead: bool,
 }
 
 impl Default for Limits {
@@ -123,6 +125,7 @@ impl Default for Limits {
             session_inflight_bytes_max: 512 * 1024,
             reads_max: 64,
             disk_deadline: Nanos::from_secs(10),
+            read_ahead: true,
         }
     }
 }

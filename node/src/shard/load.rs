@@ -9,11 +9,11 @@ use diskstream_wire::limits::UNIT_BYTES;
 use diskstream_wire::time::Nanos;
 
 use super::flights::{Flight, Loader};
-use super::jobs::{FLIGHT, List, SESSION};
+use super::jobs::{FLIGHT, SESSION};
 use super::limits::PENDING_AFTER;
 use super::read::to_usize;
 use super::{DiskRead, Event, FileRef, Outbox, Shard, ShardMessage};
-use crate::cache::{BlockKey, LoadTicket, Lookup, Pin, WaitingShards};
+use crate::cache::{BlockKey, LoadTicket, Lookup, Pin, Purpose, WaitingShards};
 
 /// What the length of a disk read is a multiple of: whole units satisfy every direct read.
 const READ_ALIGNMENT: u32 = 4096;
@@ -42,7 +42,7 @@ pub(super) enum BusyCause {
 
 /// A run of bytes of a block that one disk read brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Piece {
+pub(super) struct Piece {
     file_index: u16,
     file_offset: u64,
     /// Where in the image.
@@ -51,7 +51,7 @@ struct Piece {
 }
 
 /// How far the loading of a block came.
-enum Progress {
+pub(super) enum Progress {
     /// A disk read is on its way.
     Reading(Loader),
     Published(Pin),
@@ -132,18 +132,10 @@ impl Shard {
     }
 
     /// A block that another shard loads, until we know better.
-    fn add_flight(&mut self, vdisk: u32, key: BlockKey, now: Nanos) -> u32 {
+    pub(super) fn add_flight(&mut self, vdisk: u32, key: BlockKey, now: Nanos) -> u32 {
         let due = now + self.shared.limits.disk_deadline;
         self.flights_due = self.flights_due.earlier(due);
-        let flight = self.flights.add(Flight {
-            key,
-            vdisk,
-            loader: Loader::Other,
-            started: now,
-            waiters: List::EMPTY,
-            overdue: false,
-            pending_due: Nanos::NEVER,
-        });
+        let flight = self.flights.add(Flight::new(key, vdisk, now));
         self.counters.flights.set(self.flights.len() as u64);
         flight
     }
@@ -162,13 +154,22 @@ impl Shard {
         let waiters = &mut self.flights.get_mut(flight).waiters;
         self.jobs.push::<FLIGHT>(waiters, index);
         self.jobs.push::<SESSION>(&mut self.sessions.get_mut(session).waiting, index);
+        if self.flights.want(flight) {
+            self.counters.ahead_late.inc();
+        }
         let flight = self.flights.get_mut(flight);
         flight.pending_due = flight.pending_due.earlier(due);
         self.flights_due = self.flights_due.earlier(due);
     }
 
     /// Starts to load a block, with its whole time before it.
-    fn begin(&mut self, index: u32, ticket: LoadTicket, now: Nanos, out: &mut Outbox) -> Progress {
+    pub(super) fn begin(
+        &mut self,
+        index: u32,
+        ticket: LoadTicket,
+        now: Nanos,
+        out: &mut Outbox,
+    ) -> Progress {
         let flight = self.flights.get_mut(index);
         flight.started = now;
         flight.overdue = false;
@@ -200,7 +201,7 @@ impl Shard {
         let Some(piece) = next_piece(&*entry.map, start + filled as u64, start + valid as u64)
         else {
             shared.cache.load_bytes(&mut ticket)[filled..valid].fill(0);
-            return self.publish(vdisk, ticket, valid, out);
+            return self.publish(flight, ticket, valid, out);
         };
         let reading = to_usize(piece.logical - start);
         shared.cache.load_bytes(&mut ticket)[filled..reading].fill(0);
@@ -221,11 +222,13 @@ impl Shard {
     /// Checks a complete block against its hash and makes it visible.
     fn publish(
         &mut self,
-        vdisk: u32,
+        flight: u32,
         mut ticket: LoadTicket,
         valid: usize,
         out: &mut Outbox,
     ) -> Progress {
+        let flight = self.flights.get(flight);
+        let (vdisk, early) = (flight.vdisk, flight.is_early());
         let shared = &self.shared;
         let entry = shared.vdisk(vdisk);
         let key = ticket.key();
@@ -251,7 +254,8 @@ impl Shard {
                 "whole blocks inside the image can be verified: {verdict:?}"
             );
         }
-        let (pin, waiting) = self.shared.cache.publish(ticket, valid);
+        let purpose = if early { Purpose::Ahead } else { Purpose::Demand };
+        let (pin, waiting) = self.shared.cache.publish(ticket, valid, purpose);
         self.wake_shards(waiting, ShardMessage::Loaded(key), out);
         Progress::Published(pin)
     }
@@ -309,7 +313,7 @@ impl Shard {
         self.go_on(index, progress, now, out);
     }
 
-    fn go_on(&mut self, flight: u32, progress: Progress, now: Nanos, out: &mut Outbox) {
+    pub(super) fn go_on(&mut self, flight: u32, progress: Progress, now: Nanos, out: &mut Outbox) {
         match progress {
             Progress::Reading(loader) => self.flights.get_mut(flight).loader = loader,
             Progress::Published(pin) => self.arrived(flight, pin, now, out),
@@ -342,7 +346,7 @@ impl Shard {
 
 /// The next run of bytes of `from..to` that one disk read brings: from the first byte that lies in a file to the last one
 /// that follows it in the same file at the same distance. A hole between two such runs is read along: it gives zeros.
-fn next_piece(map: &dyn ImageMap, from: u64, to: u64) -> Option<Piece> {
+pub(super) fn next_piece(map: &dyn ImageMap, from: u64, to: u64) -> Option<Piece> {
     let mut piece: Option<Piece> = None;
     let mut ended = false;
     map.visit(from, to - from, &mut |extent| {

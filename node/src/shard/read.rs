@@ -122,6 +122,7 @@ impl Shard {
         self.mark_holes(&mut reading);
         self.find_blocks(&mut reading, now, out);
         self.answer_small(&reading, out);
+        self.look_ahead(index, read, now, out);
     }
 
     fn count_read(&self, read: &Read) {

@@ -1,8 +1,8 @@
 //! The sessions of a shard: slots found by index, and by MAC through a small hash table of their own.
 //!
 //! ```text
-//!            hot                cold
-//! index ──> [Session | vacant]  [Cold]     two arrays, so that what reads touch lies together
+//!            hot                cold    ahead
+//! index ──> [Session | vacant]  [Cold]  [Ahead]     arrays of their own, so that what reads touch lies together
 //! ```
 //!
 //! All arrays have their final size from the start, but a slot is written for the first time when its first session comes: a table
@@ -11,13 +11,15 @@
 use diskstream_wire::Mac;
 use diskstream_wire::time::Nanos;
 
+use super::ahead::Ahead;
 use super::jobs::NONE;
 use super::limits::SESSION_BYTES_MAX;
 use super::session::{Cold, NewSession, Notice, Phase, Session, Told};
 
 /// What one session costs: itself, its places in the lists of live and ready sessions and of vacant slots, and in the MAC table
 /// (two buckets for one session at worst).
-const SESSION_COST: usize = size_of::<Option<Session>>() + size_of::<Cold>() + 4 + 4 + 4 + 2 * 4;
+const SESSION_COST: usize =
+    size_of::<Option<Session>>() + size_of::<Cold>() + size_of::<Ahead>() + 4 + 4 + 4 + 2 * 4;
 const _: () = assert!(SESSION_COST <= SESSION_BYTES_MAX);
 
 /// Bytes that one session costs in all. Jobs and plans are the shard's, however many sessions it has.
@@ -32,6 +34,7 @@ pub(super) struct Sessions {
     hot: Vec<Option<Session>>,
     /// By the same index; a vacant slot's is its last session's.
     cold: Vec<Cold>,
+    ahead: Vec<Ahead>,
     slots: usize,
     /// Slots whose session ended; those never used follow the arrays' ends.
     vacant: Vec<u32>,
@@ -56,6 +59,7 @@ impl Sessions {
         Sessions {
             hot: Vec::with_capacity(slots),
             cold: Vec::with_capacity(slots),
+            ahead: Vec::with_capacity(slots),
             slots,
             vacant: Vec::with_capacity(slots),
             live: Vec::with_capacity(slots),
@@ -105,11 +109,13 @@ impl Sessions {
             Some(index) => {
                 self.hot[index as usize] = Some(session);
                 self.cold[index as usize] = cold;
+                self.ahead[index as usize] = Ahead::NEW;
                 index
             }
             None => {
                 self.hot.push(Some(session));
                 self.cold.push(cold);
+                self.ahead.push(Ahead::NEW);
                 u32::try_from(self.hot.len() - 1).expect("no more than the slots")
             }
         };
@@ -161,6 +167,12 @@ impl Sessions {
     #[inline]
     pub(super) fn get_mut(&mut self, index: u32) -> &mut Session {
         self.hot[index as usize].as_mut().expect("a live session")
+    }
+
+    /// What the session is likely to ask for next.
+    #[inline]
+    pub(super) fn ahead_mut(&mut self, index: u32) -> &mut Ahead {
+        &mut self.ahead[index as usize]
     }
 
     /// What is asked for rarely.

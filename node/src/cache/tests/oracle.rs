@@ -92,7 +92,7 @@ impl Oracle {
         }
         let (ticket, waiting, findable) = self.loading.swap_remove(which % self.loading.len());
         let key = ticket.key();
-        let (pin, woken) = self.cache.publish(ticket, valid);
+        let (pin, woken) = self.cache.publish(ticket, valid, Purpose::Demand);
         assert_eq!(woken.iter().collect::<BTreeSet<_>>(), waiting);
         if findable {
             self.published.insert(key, valid);

@@ -9,7 +9,7 @@ fn read(cache: &Cache, block: u64) -> bool {
             true
         }
         Lookup::Load(ticket) => {
-            let (pin, _) = cache.publish(ticket, 0);
+            let (pin, _) = cache.publish(ticket, 0, Purpose::Demand);
             cache.unpin(pin);
             false
         }
@@ -71,4 +71,58 @@ fn everything_hot_still_gives_way() {
     assert!(!read(&cache, 99), "a miss");
     assert_eq!(cache.stats().full, 0);
     assert_eq!(cache.stats().evictions, 1);
+}
+
+fn load_as(cache: &Cache, block: u64, purpose: Purpose) {
+    let Lookup::Load(ticket) = cache.lookup(key(block), 0) else { panic!("{block} is there") };
+    let (pin, _) = cache.publish(ticket, 0, purpose);
+    cache.unpin(pin);
+}
+
+#[test]
+fn what_was_read_ahead_is_used_once_and_otherwise_wasted() {
+    let cache = cache_of(100, UNIT_BYTES);
+    assert!(!cache.is_known(key(0)));
+    for block in 0..100 {
+        load_as(&cache, block, Purpose::Ahead);
+    }
+    assert!(cache.is_known(key(99)) && !cache.is_known(key(100)));
+    for _ in 0..3 {
+        for block in 0..10 {
+            assert!(read(&cache, block));
+        }
+    }
+    let stats = cache.stats();
+    assert_eq!((stats.ahead, stats.ahead_used, stats.ahead_wasted), (100, 10, 0));
+    assert_eq!(stats.frames_small, 100, "a guess is no proof");
+    for block in 1000..1100 {
+        read(&cache, block);
+    }
+    assert_eq!(cache.stats().ahead_wasted, 90);
+    load_as(&cache, 50, Purpose::Ahead);
+    assert_eq!(cache.stats().ghost_hits, 0, "guessed wrong twice proves nothing either");
+}
+
+#[test]
+fn what_is_kept_outlives_every_scan_until_it_is_forgotten() {
+    let cache = cache_of(100, UNIT_BYTES);
+    let keep = |block| BlockKey { generation: 77, block };
+    for block in 0..50 {
+        let Lookup::Load(ticket) = cache.lookup(keep(block), 0) else { panic!("{block}") };
+        let (pin, _) = cache.publish(ticket, 0, Purpose::Keep);
+        cache.unpin(pin);
+    }
+    let scan = || {
+        for block in 0..2000 {
+            read(&cache, block);
+        }
+    };
+    scan();
+    assert!((0..50).all(|block| hits(&cache, keep(block))));
+    assert_eq!(cache.stats().frames_kept, 50);
+    cache.forget_generation(77);
+    assert_eq!(cache.stats().frames_kept, 0);
+    scan();
+    let stats = cache.stats();
+    assert_eq!(stats.frames_small + stats.frames_main, 100, "forgotten frames serve others");
 }

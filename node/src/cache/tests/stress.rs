@@ -54,7 +54,7 @@ impl Shared {
                         self.wake(self.cache.abandon(ticket));
                         return;
                     }
-                    let (pin, waiting) = self.cache.publish(ticket, BLOCK);
+                    let (pin, waiting) = self.cache.publish(ticket, BLOCK, Purpose::Demand);
                     self.wake(waiting);
                     self.check(&pin, key);
                     self.cache.unpin(pin);

@@ -1,0 +1,187 @@
+//! Blocks that are loaded before anybody asks: for whom, how many at once, and who comes first.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test values are small, and a failed unwrap fails the test"
+)]
+
+mod shard_support;
+
+use diskstream_node::shard::Limits;
+use diskstream_wire::{Message, Nanos, Read, ReadErrorCode};
+
+use shard_support::device::Device;
+use shard_support::{BLOCK, Mail, Setup, UNIT, World, image};
+
+const BLOCKS: usize = 64;
+
+fn setup() -> Setup {
+    let image = image(BLOCKS * BLOCK);
+    Setup { frames: 2 * BLOCKS, image, ..Setup::default() }
+}
+
+fn world_of(limits: Limits, shards: usize) -> World {
+    World::new(Setup { limits, shards, ..setup() })
+}
+
+fn limits() -> Limits {
+    Setup::default().limits
+}
+
+fn block(n: usize) -> u64 {
+    (n * BLOCK) as u64
+}
+
+#[test]
+fn a_sequential_reader_misses_only_at_the_beginning() {
+    let mut world = world_of(limits(), 1);
+    let mut device = Device::on_shard(&world, 0, 1).connect(&mut world);
+    for n in 0..BLOCKS {
+        device.read_right(&mut world, block(n), UNIT);
+    }
+    let counters = world.counters(0);
+    assert_eq!(
+        counters.disk_reads.get(),
+        BLOCKS as u64,
+        "each block is read once, none past the end"
+    );
+    assert_eq!(counters.cache_misses.get(), 4);
+    assert_eq!(counters.ahead_sequential.get(), BLOCKS as u64 - 4);
+    assert_eq!(world.shared.cache.stats().ahead_used, BLOCKS as u64 - 4);
+    world.assert_at_rest();
+}
+
+#[test]
+fn off_means_off_and_random_reads_cost_nothing() {
+    let mut world = world_of(Limits { read_ahead: false, ..limits() }, 1);
+    let mut device = Device::on_shard(&world, 0, 1).connect(&mut world);
+    (0..20).for_each(|n| drop(device.read_right(&mut world, block(n), UNIT)));
+    let counters = world.counters(0);
+    assert_eq!((counters.disk_reads.get(), counters.ahead_sequential.get()), (20, 0));
+    let mut world = world_of(limits(), 1);
+    let mut device = Device::on_shard(&world, 0, 1).connect(&mut world);
+    (0..20).for_each(|n| drop(device.read_right(&mut world, block(n * 23 % BLOCKS), UNIT)));
+    assert_eq!(world.counters(0).disk_reads.get(), 20);
+}
+
+#[test]
+fn who_asks_for_a_block_on_its_way_waits_for_that_one() {
+    let mut world = world_of(limits(), 2);
+    let mut one = Device::on_shard(&world, 0, 1).connect(&mut world);
+    let mut two = Device::on_shard(&world, 1, 1).connect(&mut world);
+    (0..3).for_each(|n| drop(one.read_right(&mut world, block(n), UNIT)));
+    world.disk_runs = false;
+    let third = one.read_message(block(3), UNIT);
+    one.send_read(&mut world, &third);
+    world.run();
+    assert_eq!(world.disk.len(), 2, "the block that was asked for, and the next");
+    // The next one is asked for by the other shard's device and by this one.
+    let reads = [one.read_message(block(4), UNIT), two.read_message(block(4), UNIT)];
+    one.send_read(&mut world, &reads[0]);
+    two.send_read(&mut world, &reads[1]);
+    world.run();
+    assert_eq!(world.counters(0).ahead_late.get(), 1);
+    assert_eq!(world.counters(1).disk_reads.get(), 0);
+    world.disk_runs = true;
+    world.run();
+    let mail = world.mail_for(two.at);
+    assert!(two.assemble(&reads[1], &mail).complete);
+    let is_of = |mail: &Mail, id| matches!(mail.message(), Message::ReadData(data) if data.request_id == id);
+    let of = |read: &Read, mail: &[Mail]| -> Vec<Mail> {
+        mail.iter().filter(|mail| is_of(mail, read.request_id)).cloned().collect()
+    };
+    let mail = world.mail_for(one.at);
+    for read in [&third, &reads[0]] {
+        assert!(one.assemble(read, &of(read, &mail)).complete);
+    }
+    world.assert_at_rest();
+}
+
+#[test]
+fn misses_come_first_when_flights_are_few() {
+    let mut world = world_of(Limits { flights_max: 8, ..limits() }, 1);
+    let mut runner = Device::on_shard(&world, 0, 1).connect(&mut world);
+    let mut other = Device::on_shard(&world, 0, runner.mac.0[5] + 1).connect(&mut world);
+    (0..12).for_each(|n| drop(runner.read_right(&mut world, block(n), UNIT)));
+    let before = world.counters(0).ahead_sequential.get();
+    world.disk_runs = false;
+    // Half of the flights are misses: nothing is read ahead.
+    let reads: Vec<_> = (0..4).map(|n| other.read_message(block(40 + 5 * n), UNIT)).collect();
+    reads.iter().for_each(|read| other.send_read(&mut world, read));
+    for n in 12..BLOCKS {
+        let read = runner.read_message(block(n), UNIT);
+        runner.send_read(&mut world, &read);
+        world.run();
+        if world.disk.len() == 8 {
+            break;
+        }
+    }
+    assert_eq!(world.counters(0).ahead_sequential.get(), before);
+    assert!(world.counters(0).ahead_no_room.get() > 0);
+    world.disk_runs = true;
+    world.run();
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_quarter_of_the_flights_at_most_is_early() {
+    let mut world = world_of(Limits { flights_max: 16, ..limits() }, 1);
+    let mut device = Device::on_shard(&world, 0, 1).connect(&mut world);
+    (0..20).for_each(|n| drop(device.read_right(&mut world, block(n), UNIT)));
+    world.disk_runs = false;
+    // All of this is here already; what follows it is not.
+    let cached = device.read_message(block(19), UNIT);
+    device.send_read(&mut world, &cached);
+    for n in 20..24 {
+        let read = device.read_message(block(n), UNIT);
+        device.send_read(&mut world, &read);
+    }
+    world.run();
+    assert!(world.disk.len() <= 4 + 4, "{} reads for four devices' blocks", world.disk.len());
+    world.disk_runs = true;
+    world.run();
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_block_that_cannot_be_read_ahead_fails_for_nobody_but_who_asks() {
+    let mut world = world_of(limits(), 1);
+    let mut device = Device::on_shard(&world, 0, 1).connect(&mut world);
+    (0..3).for_each(|n| drop(device.read_right(&mut world, block(n), UNIT)));
+    world.disk_runs = false;
+    let read = device.read_message(block(3), UNIT);
+    device.send_read(&mut world, &read);
+    world.run();
+    let (shard, asked) = world.disk.pop_front().unwrap();
+    world.answer(shard, &asked);
+    world.fail_disk(5);
+    world.run();
+    let mail = world.mail_for(device.at);
+    assert!(device.assemble(&read, &mail).complete);
+    assert_eq!(world.event("disk_failed"), 1, "it is said, and counted");
+    world.disk_runs = true;
+    device.read_right(&mut world, block(4), UNIT);
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_store_that_does_not_answer_is_not_asked_ahead() {
+    let mut world = world_of(limits(), 1);
+    let mut device = Device::on_shard(&world, 0, 1).connect(&mut world);
+    (0..3).for_each(|n| drop(device.read_right(&mut world, block(n), UNIT)));
+    world.disk_runs = false;
+    let stuck = device.read_message(block(50), UNIT);
+    device.send_read(&mut world, &stuck);
+    world.run();
+    world.pass(limits().disk_deadline + Nanos::from_millis(1));
+    let mail = world.mail_for(device.at);
+    assert_eq!(device.assemble(&stuck, &mail).errors, [ReadErrorCode::StoreTimeout]);
+    let read = device.read_message(block(3), UNIT);
+    device.send_read(&mut world, &read);
+    world.run();
+    assert_eq!(world.disk.len(), 2, "the stuck one, and the one that is asked for");
+    assert_eq!(world.counters(0).ahead_sequential.get(), 0);
+    world.answer_disk();
+    world.run();
+    world.assert_at_rest();
+}
