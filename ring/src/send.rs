@@ -132,6 +132,7 @@ impl SendPlan {
     ///
     /// # Errors
     /// [`PlanFull`], and nothing was appended.
+    #[inline]
     pub fn push_scratch(&mut self, bytes: &[u8]) -> Result<(), PlanFull> {
         let start = self.scratch.len();
         if bytes.len() > SCRATCH_BYTES - start {
@@ -144,10 +145,22 @@ impl SendPlan {
         Ok(())
     }
 
+    /// Like [`SendPlan::push_scratch`], and gives the copy, to be changed in place: a header of which most bytes repeat.
+    ///
+    /// # Errors
+    /// [`PlanFull`], and nothing was appended.
+    #[inline]
+    pub fn push_scratch_mut(&mut self, bytes: &[u8]) -> Result<&mut [u8], PlanFull> {
+        let start = self.scratch.len();
+        self.push_scratch(bytes)?;
+        Ok(&mut self.scratch[start..])
+    }
+
     /// Appends `len` bytes of the arena, not copied. A range that continues the one before joins it.
     ///
     /// # Errors
     /// [`PlanFull`], and nothing was appended.
+    #[inline]
     pub fn push_arena(&mut self, offset: usize, len: usize) -> Result<(), PlanFull> {
         let len = u32::try_from(len).map_err(|_| PlanFull)?;
         self.append(Piece::Arena { offset, len })
@@ -227,6 +240,7 @@ impl SendPlan {
         }
     }
 
+    #[inline]
     fn append(&mut self, piece: Piece) -> Result<(), PlanFull> {
         let added = piece.len();
         if added == 0 {

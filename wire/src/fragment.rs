@@ -86,9 +86,15 @@ impl FragmentSize {
 
     /// Fragments of a read of `read_bytes` (rounded up to whole units).
     #[must_use]
+    #[inline]
     pub const fn count(self, read_bytes: usize) -> usize {
         let units = read_bytes.div_ceil(UNIT_BYTES);
-        units.div_ceil(self.units_each()) * self.per_unit()
+        match self {
+            FragmentSize::B1024 => units * 4,
+            FragmentSize::B1376 => units * 3,
+            FragmentSize::B4096 => units,
+            FragmentSize::B8192 => units.div_ceil(2),
+        }
     }
 
     /// The bitmap in which each fragment of such a read is set.
@@ -109,24 +115,30 @@ impl FragmentSize {
     }
 
     /// Where fragment `index` lies in a read of `read_bytes` (rounded up to whole units); none when there is no such
-    /// fragment.
+    /// fragment. Each size has its own arithmetic, because a node does this for every datagram: no division but by a constant.
     #[must_use]
+    #[inline]
     pub const fn range(self, index: usize, read_bytes: usize) -> Option<FragmentRange> {
         if index >= self.count(read_bytes) {
             return None;
         }
-        let (offset, end) = if self.bytes() < UNIT_BYTES {
-            let unit = index / self.per_unit() * UNIT_BYTES;
-            let start = index % self.per_unit() * self.bytes();
-            let stop = start + self.bytes();
-            (unit + start, unit + if stop < UNIT_BYTES { stop } else { UNIT_BYTES })
-        } else {
-            (index * self.bytes(), (index + 1) * self.bytes())
+        let (offset, bytes) = match self {
+            FragmentSize::B1024 => (index * 1024, 1024),
+            FragmentSize::B1376 => {
+                let (unit, third) = (index / 3, index % 3);
+                (
+                    unit * UNIT_BYTES + third * 1376,
+                    if third == 2 { UNIT_BYTES - 2 * 1376 } else { 1376 },
+                )
+            }
+            FragmentSize::B4096 => (index * 4096, 4096),
+            FragmentSize::B8192 => {
+                // A read is whole units, so only a fragment of two units can reach past its end.
+                let left = read_bytes.next_multiple_of(UNIT_BYTES) - index * 8192;
+                (index * 8192, if left < 8192 { left } else { 8192 })
+            }
         };
-        // A read is whole units, so only a fragment of two units can reach past its end.
-        let read_end = read_bytes.div_ceil(UNIT_BYTES) * UNIT_BYTES;
-        let end = if end < read_end { end } else { read_end };
-        Some(FragmentRange { offset, bytes: end - offset })
+        Some(FragmentRange { offset, bytes })
     }
 
     /// The unit, counted from the start of the read, in which fragment `index` starts.

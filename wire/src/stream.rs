@@ -61,6 +61,26 @@ message! {
     }
 }
 
+impl ReadData {
+    /// Overwrites, in a header that was encoded before, the fields in which fragments of one read differ: `offset`,
+    /// `fragment`, `pad_bytes`, `data_bytes` and the sums. All fragments of one size make equally long datagrams, so the rest
+    /// of the header is the same for all of them and need not be encoded again.
+    ///
+    /// # Panics
+    /// When `head` is shorter than [`ReadData::BYTES`].
+    #[inline]
+    pub fn stamp(&self, head: &mut [u8]) {
+        let fields: &mut [u8; 20] =
+            (&mut head[48..68]).try_into().expect("a header holds its fields");
+        fields[0..8].copy_from_slice(&self.offset.to_be_bytes());
+        fields[8] = self.fragment;
+        fields[9] = self.pad_bytes;
+        fields[10..12].copy_from_slice(&self.data_bytes.to_be_bytes());
+        fields[12..16].copy_from_slice(&self.unit_sum.to_be_bytes());
+        fields[16..20].copy_from_slice(&self.second_unit_sum.to_be_bytes());
+    }
+}
+
 message! {
     /// Marks units of a read as zeros instead of sending them.
     ReadZero = 0x22, ToDevice, bytes 76 {

@@ -202,3 +202,29 @@ fn numbers_on_the_wire_and_back() {
         }
     }
 }
+
+#[test]
+fn a_stamped_header_is_the_header_of_that_fragment() {
+    let first = ReadData {
+        tag: 7,
+        request_id: 8,
+        generation: 9,
+        service_us: 10,
+        attempt: 1,
+        ..Default::default()
+    };
+    let other = ReadData {
+        offset: u64::MAX - 3,
+        fragment: 47,
+        pad_bytes: 32,
+        data_bytes: 1344,
+        unit_sum: 0x0102_0304,
+        second_unit_sum: 0x0506_0708,
+        ..first
+    };
+    let (mut stamped, mut whole) = ([0xff; ReadData::BYTES], [0; ReadData::BYTES]);
+    first.encode_head(1452, &mut stamped);
+    other.stamp(&mut stamped);
+    other.encode_head(1452, &mut whole);
+    assert_eq!(stamped, whole);
+}

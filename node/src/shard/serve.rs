@@ -27,13 +27,34 @@ const _: () = assert!(
 const PAD_BYTES_MAX: usize = 32;
 const _: () = assert!(3 * 1376 - UNIT_BYTES == PAD_BYTES_MAX);
 
-/// What one datagram of a data job consists of.
+/// What one datagram of a data job consists of, behind its header.
 struct Fragment {
-    header: ReadData,
-    /// Header, padding and data.
-    bytes: usize,
     /// Where in the read, in bytes.
     at: usize,
+    pad: usize,
+    data: usize,
+}
+
+impl Fragment {
+    /// The next one of a job that has one.
+    #[inline]
+    fn next(data: &Data) -> Fragment {
+        debug_assert!(data.wanted != 0, "a job without fragments is gone");
+        if data.single {
+            return Fragment { at: 0, pad: 0, data: data.length as usize };
+        }
+        let number = data.wanted.trailing_zeros() as usize;
+        let range = data.size.range(number, data.length as usize).expect("wanted fragments exist");
+        // The first unit of a datagram of two that lacks its second is short, not padded: a pad is at most 255 bytes.
+        let pad = if data.size.units_each() == 1 { data.size.bytes() - range.bytes } else { 0 };
+        Fragment { at: range.offset, pad, data: range.bytes }
+    }
+
+    /// Header, padding and data.
+    #[inline]
+    fn datagram_bytes(&self) -> usize {
+        ReadData::BYTES + self.pad + self.data
+    }
 }
 
 /// A send that is being made: datagrams of one size, of which the last may be shorter.
@@ -148,61 +169,53 @@ impl Shard {
         now: Nanos,
         out: &mut Outbox,
     ) -> Result<(), Turn> {
-        let flags = self.flags_of(index);
         loop {
-            let job = self.jobs.get(head);
-            let Work::Data(data) = &job.work else { unreachable!("the caller looked") };
-            let fragment =
-                fragment(job, data, self.sessions.get(index), flags, &self.shared.cache, now);
-            let bytes = u32::try_from(fragment.bytes).expect("a datagram");
-            if self.sessions.get(index).deficit < bytes {
+            let Work::Data(data) = &self.jobs.get(head).work else {
+                unreachable!("the caller looked")
+            };
+            let bytes = Fragment::next(data).datagram_bytes();
+            if (self.sessions.get(index).deficit as usize) < bytes {
                 return Err(Turn::Over);
             }
-            if !trains.data.as_ref().is_some_and(|train| train.has_room(fragment.bytes)) {
+            if !trains.data.as_ref().is_some_and(|train| train.has_room(bytes)) {
                 if let Some(full) = trains.data.take() {
                     self.ship_for(index, full.plan, out);
                 }
-                let segment = u16::try_from(fragment.bytes).expect("a datagram");
+                let segment = u16::try_from(bytes).expect("a datagram");
                 trains.data = Some(self.begin_train(index, segment, out)?);
             }
             let train = trains.data.as_mut().expect("made just now");
-            if self.pack(index, head, &fragment, train, now) {
+            if self.pack(index, head, train, now) {
                 return Ok(());
             }
         }
     }
 
-    /// Puts fragments of a job into a send, beginning with one that fits, while they are equal, fit, and are paid for.
-    /// True when the job is done, and gone.
-    fn pack(
-        &mut self,
-        index: u32,
-        head: u32,
-        first: &Fragment,
-        train: &mut Train,
-        now: Nanos,
-    ) -> bool {
+    /// Puts fragments of a job into a send while they are equal, fit, and are paid for. True when the job is done, and gone.
+    fn pack(&mut self, index: u32, head: u32, train: &mut Train, now: Nanos) -> bool {
         let flags = self.flags_of(index);
         let session = self.sessions.get_mut(index);
-        let job = self.jobs.get_mut(head);
         let cache = &*self.shared.cache;
-        let mut packed = (0u64, 0u64);
-        push_fragment(job, first, train, cache, &mut packed);
-        session.deficit -= u32::try_from(first.bytes).expect("a datagram");
-        while let Work::Data(data) = &job.work
-            && data.wanted != 0
-        {
-            let next = fragment(job, data, session, flags, cache, now);
-            let bytes = u32::try_from(next.bytes).expect("a datagram");
-            if session.deficit < bytes || !train.has_room(next.bytes) {
+        let job = self.jobs.get_mut(head);
+        let mut packer = Packer::new(job, session, flags, now);
+        let (offset, Work::Data(data)) = (job.offset, &mut job.work) else {
+            unreachable!("the caller looked")
+        };
+        let (mut fragments, mut bytes) = (0, 0);
+        while data.wanted != 0 {
+            let next = Fragment::next(data);
+            let datagram = next.datagram_bytes();
+            if (session.deficit as usize) < datagram || !train.has_room(datagram) {
                 break;
             }
-            session.deficit -= bytes;
-            push_fragment(job, &next, train, cache, &mut packed);
+            session.deficit -= u32::try_from(datagram).expect("a datagram");
+            packer.push(offset, data, &next, train, cache);
+            data.wanted &= data.wanted - 1;
+            fragments += 1;
+            bytes += next.data as u64;
         }
-        let (fragments, bytes) = packed;
-        session.queued_fragments -= u32::try_from(fragments).expect("at most 64");
-        self.counters.data_fragments.add(fragments);
+        session.queued_fragments -= fragments;
+        self.counters.data_fragments.add(fragments.into());
         self.counters.data_bytes.add(bytes);
         self.pin_for_plan(index, head, &mut train.plan, now)
     }
@@ -399,87 +412,77 @@ impl Shard {
     }
 }
 
-/// The next datagram of a data job.
-fn fragment(
-    job: &Job,
-    data: &Data,
-    session: &Session,
-    flags: Flags,
-    cache: &Cache,
-    now: Nanos,
-) -> Fragment {
-    debug_assert!(data.wanted != 0, "a job without fragments is gone");
-    let pin = data.pin.as_ref().expect("a queued job has its blocks");
-    let block_bytes = cache.block_bytes();
-    let number = data.wanted.trailing_zeros() as usize;
-    let mut header = ReadData {
-        flags,
-        tag: session.tag,
-        request_id: job.request_id,
-        generation: session.generation,
-        service_us: micros(now.since(job.arrived)),
-        attempt: job.attempt,
-        ..Default::default()
-    };
-    if data.single {
-        let within = in_block(job.offset, block_bytes);
-        let length = data.length as usize;
-        header.flags = flags.with(Flags::SINGLE);
-        header.offset = job.offset;
-        header.data_bytes = u16::try_from(length).expect("at most 1024");
-        header.unit_sum = crc32c::crc32c(&cache.bytes(pin)[within..within + length]);
-        return Fragment { header, bytes: ReadData::BYTES + length, at: 0 };
-    }
-    let range = data.size.range(number, data.length as usize).expect("wanted fragments exist");
-    let offset = job.offset + range.offset as u64;
-    let within = in_block(offset, block_bytes);
-    let unit = within / UNIT_BYTES;
-    // The first unit of a datagram of two that lacks its second is short, not padded: a pad is at most 255 bytes.
-    let pad = if data.size.units_each() == 1 { data.size.bytes() - range.bytes } else { 0 };
-    header.offset = offset;
-    header.fragment = u8::try_from(number).expect("at most 64 fragments");
-    header.pad_bytes = u8::try_from(pad).expect("PAD_BYTES_MAX fits");
-    header.data_bytes = u16::try_from(range.bytes).expect("at most 8192");
-    header.unit_sum = cache.unit_sum(pin, unit);
-    if range.bytes > UNIT_BYTES {
-        header.second_unit_sum = match &data.second {
-            Some(second) => cache.unit_sum(second, 0),
-            None => cache.unit_sum(pin, unit + 1),
-        };
-    }
-    Fragment { header, bytes: ReadData::BYTES + pad + range.bytes, at: range.offset }
+/// Appends the datagrams of one job to a send: header and padding copied, data by reference. The header is encoded once; each
+/// copy is stamped with what is its own.
+struct Packer {
+    header: ReadData,
+    /// The header as encoded for datagrams of `encoded_for` bytes, and padding.
+    head: [u8; ReadData::BYTES + PAD_BYTES_MAX],
+    encoded_for: usize,
 }
 
-/// Appends a datagram to a send: header and padding copied, data by reference. Counts it in `packed`.
-fn push_fragment(
-    job: &mut Job,
-    fragment: &Fragment,
-    train: &mut Train,
-    cache: &Cache,
-    packed: &mut (u64, u64),
-) {
-    const FITS: &str =
-        "Train::has_room bounds segments and bytes; pieces and scratch are sized for them";
-    let Work::Data(data) = &mut job.work else { unreachable!("the caller looked") };
-    let mut head = [0; ReadData::BYTES + PAD_BYTES_MAX];
-    let head = &mut head[..ReadData::BYTES + usize::from(fragment.header.pad_bytes)];
-    fragment.header.encode_head(fragment.bytes, head);
-    let plan = &mut train.plan;
-    plan.push_scratch(head).expect(FITS);
-    let block_bytes = cache.block_bytes();
-    let within = in_block(job.offset + fragment.at as u64, block_bytes);
-    let length = usize::from(fragment.header.data_bytes);
-    let pin = data.pin.as_ref().expect("a queued job has its blocks");
-    let here = length.min(block_bytes - within);
-    plan.push_arena(cache.arena_offset(pin) + within, here).expect(FITS);
-    if here < length {
-        let second = data.second.as_ref().expect("a job that straddles has two blocks");
-        plan.push_arena(cache.arena_offset(second), length - here).expect(FITS);
+impl Packer {
+    fn new(job: &Job, session: &Session, flags: Flags, now: Nanos) -> Packer {
+        let header = ReadData {
+            flags,
+            tag: session.tag,
+            request_id: job.request_id,
+            generation: session.generation,
+            service_us: micros(now.since(job.arrived)),
+            attempt: job.attempt,
+            ..Default::default()
+        };
+        Packer { header, head: [0; ReadData::BYTES + PAD_BYTES_MAX], encoded_for: 0 }
     }
-    train.joined(fragment.bytes);
-    data.wanted &= data.wanted - 1;
-    packed.0 += 1;
-    packed.1 += length as u64;
+
+    #[inline]
+    fn push(
+        &mut self,
+        job_offset: u64,
+        data: &Data,
+        fragment: &Fragment,
+        train: &mut Train,
+        cache: &Cache,
+    ) {
+        const FITS: &str =
+            "Train::has_room bounds segments and bytes; pieces and scratch are sized for them";
+        let pin = data.pin.as_ref().expect("a queued job has its blocks");
+        let block_bytes = cache.block_bytes();
+        let offset = job_offset + fragment.at as u64;
+        let within = in_block(offset, block_bytes);
+        let header = &mut self.header;
+        header.offset = offset;
+        header.data_bytes = u16::try_from(fragment.data).expect("at most 8192");
+        if data.single {
+            header.flags = header.flags.with(Flags::SINGLE);
+            header.unit_sum = crc32c::crc32c(&cache.bytes(pin)[within..within + fragment.data]);
+        } else {
+            let unit = within / UNIT_BYTES;
+            header.fragment = u8::try_from(data.wanted.trailing_zeros()).expect("below 64");
+            header.pad_bytes = u8::try_from(fragment.pad).expect("PAD_BYTES_MAX fits");
+            header.unit_sum = cache.unit_sum(pin, unit);
+            header.second_unit_sum = match &data.second {
+                _ if fragment.data <= UNIT_BYTES => 0,
+                Some(second) => cache.unit_sum(second, 0),
+                None => cache.unit_sum(pin, unit + 1),
+            };
+        }
+        let datagram = fragment.datagram_bytes();
+        if datagram != self.encoded_for {
+            header.encode_head(datagram, &mut self.head);
+            self.encoded_for = datagram;
+        }
+        let plan = &mut train.plan;
+        let head = &self.head[..ReadData::BYTES + fragment.pad];
+        header.stamp(plan.push_scratch_mut(head).expect(FITS));
+        let here = fragment.data.min(block_bytes - within);
+        plan.push_arena(cache.arena_offset(pin) + within, here).expect(FITS);
+        if here < fragment.data {
+            let second = data.second.as_ref().expect("a job that straddles has two blocks");
+            plan.push_arena(cache.arena_offset(second), fragment.data - here).expect(FITS);
+        }
+        train.joined(datagram);
+    }
 }
 
 /// Where in its block an offset of the image lies; block sizes are powers of two (the cache takes no others).
