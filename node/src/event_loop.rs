@@ -26,7 +26,7 @@ use diskstream_wire::canonical;
 
 use crate::metrics::RingStats;
 use crate::rebalance::Share;
-use crate::shard::{Event, Input, Outbox, Severity, Shard, ShardMessage, SocketRole};
+use crate::shard::{Event, FORESEEN, Input, Outbox, Severity, Shard, ShardMessage, SocketRole};
 use crate::view::DrainState;
 
 /// Events of one kind that are logged in a second; the rest is counted and told with the next one. Guessed: what a
@@ -161,7 +161,14 @@ impl ShardThread {
     }
 
     fn reap(&mut self, done: &mut Completions, now: Nanos) {
-        for completion in done.drain() {
+        let mut done = done.drain();
+        let mut foreseen = 0;
+        loop {
+            if foreseen == 0 {
+                foreseen = look_ahead(&self.ring, &mut self.shard, done.as_slice());
+            }
+            foreseen = foreseen.saturating_sub(1);
+            let Some(completion) = done.next() else { break };
             match completion {
                 Completion::Received(received) => {
                     let datagram = self.ring.datagram(&received);
@@ -255,6 +262,20 @@ impl ShardThread {
             self.shard.step(Input::Sent { plan, result }, now, &mut self.out);
         }
     }
+}
+
+/// Lets the machine look at the next datagrams before it takes them in. Gives the completions looked at.
+fn look_ahead(ring: &Ring, shard: &mut Shard, next: &[Completion]) -> usize {
+    let next = &next[..next.len().min(FORESEEN)];
+    for completion in next {
+        if let Completion::Received(received) = completion {
+            for bytes in ring.datagram(received).segments() {
+                shard.foresee(bytes);
+            }
+        }
+    }
+    shard.foresee_frames();
+    next.len()
 }
 
 fn index(number: u32) -> usize {

@@ -17,6 +17,7 @@
 //! | [`login`], [`place`], [`start`] | who is let in, where to, and what a session may do |
 //! | [`read`], [`load`], [`wake`] | what a read gets: bytes, a mark, an error, or a sign of life; one disk read for each block |
 //! | [`ahead`], [`early`] | which blocks are loaded before they are asked for |
+//! | [`foresight`] | what the next reads will touch, asked for ahead |
 //! | [`serve`] | whose turn it is, and what shares a send |
 //! | [`keep`], [`roles`] | how sessions live, and which of them are load |
 //! | [`notices`], [`drain`], [`rebalance`] | how devices are told to move, and how a node empties |
@@ -30,6 +31,7 @@ mod counters;
 mod drain;
 mod early;
 mod flights;
+mod foresight;
 mod fragments;
 mod invariants;
 mod io;
@@ -72,6 +74,7 @@ pub use counters::{
     Counter, Get, HISTOGRAM_BUCKETS, Histogram, METRICS, Metric, MetricKind, ShardCounters,
 };
 pub use drain::LEFT_NAMED;
+pub use foresight::FORESEEN;
 pub use io::{
     DiskRead, EVENTS_MAX, Event, FileRef, Input, Outbox, Severity, ShardMessage, SocketRole,
 };
@@ -83,6 +86,7 @@ pub use shared::{NodeShared, VdiskEntry, WallClock, endpoint_for};
 
 use drain::Drain;
 use flights::Flights;
+use foresight::Foresight;
 use jobs::Jobs;
 use notices::Notices;
 use pause::Pause;
@@ -111,6 +115,7 @@ pub struct Shard {
     sessions: Sessions,
     jobs: Jobs,
     flights: Flights,
+    foresight: Foresight,
     /// Sessions whose turn will come.
     round: VecDeque<u32>,
     roles: Roles,
@@ -201,6 +206,7 @@ impl Shard {
             sessions: Sessions::new(limits.sessions_max),
             jobs: Jobs::new(limits.jobs()),
             flights: Flights::new(limits.flights_max),
+            foresight: Foresight::default(),
             round: VecDeque::with_capacity(limits.sessions_max as usize),
             roles: Roles::default(),
             drain: None,

@@ -22,6 +22,7 @@ pub mod file;
 pub mod inbox;
 mod net;
 pub mod pin;
+mod prefetch;
 pub mod ring;
 pub mod send;
 pub mod stats;
@@ -33,6 +34,7 @@ pub use arena::{Arena, ArenaConfig, Backing, HugePages};
 pub use errno::Errno;
 pub use features::Features;
 pub use file::DirectFile;
+pub use prefetch::prefetch;
 pub use ring::{
     Completion, Completions, Datagram, FileId, Full, ReadPlan, Received, Ring, RingConfig,
     SendRefused, SocketId, Wait,

@@ -68,6 +68,12 @@ impl Index {
         &self.buckets[at]
     }
 
+    /// Asks for the line that [`Index::candidates`] will read.
+    #[inline]
+    pub(super) fn foresee(&self, hash: u64) {
+        diskstream_ring::prefetch(self.bucket(hash));
+    }
+
     /// Frames that may hold the key of this hash, at this moment.
     #[inline]
     pub(super) fn candidates(&self, hash: u64) -> impl Iterator<Item = u32> {
