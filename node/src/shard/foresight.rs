@@ -4,8 +4,8 @@
 //! Looking at the whole batch first lets those waits overlap. It decides nothing: a driver that never calls it (the
 //! simulator's) sees the same answers.
 
-use diskstream_wire::limits::UNIT_BYTES;
 use diskstream_wire::Read;
+use diskstream_wire::limits::UNIT_BYTES;
 
 use super::Shard;
 use super::read::to_usize;
@@ -43,6 +43,7 @@ impl Shard {
         let key = BlockKey { generation: read.generation, block: read.offset / block_bytes };
         let unit = to_usize(read.offset % block_bytes) / UNIT_BYTES;
         self.shared.cache.foresee(key);
+        self.sessions.foresee(read.session);
         self.foresight.keys[self.foresight.count] = (key, unit);
         self.foresight.count += 1;
     }

@@ -153,6 +153,14 @@ impl Sessions {
         self.cold_mut(at).mac_next = next;
     }
 
+    /// Asks for the first line of a session that a read will need soon; the second one follows it.
+    #[inline]
+    pub(super) fn foresee(&self, index: u32) {
+        if let Some(slot) = self.hot.get(index as usize) {
+            diskstream_ring::prefetch(slot);
+        }
+    }
+
     /// The session with this index, if there is one.
     #[inline]
     pub(super) fn find(&self, index: u32) -> Option<&Session> {
