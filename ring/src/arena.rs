@@ -11,7 +11,10 @@ use std::str::FromStr;
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 
 mod donor;
+mod headers;
 mod host;
+
+pub use headers::{AREA_BYTES, AREAS_MAX};
 
 /// The largest range that can be one registered buffer (measured on Linux 6.18: 1 GiB is taken, 4 KiB more is `EFAULT`).
 /// The arena is registered in pieces of this size, cut at multiples of it.
@@ -162,6 +165,7 @@ pub struct Arena {
     map: MmapRaw,
     len: usize,
     backing: Backing,
+    headers: headers::Headers,
 }
 
 impl Arena {
@@ -173,6 +177,15 @@ impl Arena {
     /// # Errors
     /// See [`ArenaError`].
     pub fn new(config: &ArenaConfig) -> Result<Arena, ArenaError> {
+        Arena::with_headers(config, 0)
+    }
+
+    /// The same, with room for the headers of as many rings' sends without a copy: [`Arena::is_reserved`] tells where, and the
+    /// rest is for blocks. A piece that is too short for that gives no room, and sends from it are copied.
+    ///
+    /// # Errors
+    /// See [`ArenaError`].
+    pub fn with_headers(config: &ArenaConfig, rings: u16) -> Result<Arena, ArenaError> {
         let bytes = config.bytes;
         if bytes == 0 {
             return Err(ArenaError::Empty);
@@ -183,7 +196,13 @@ impl Arena {
             match map(len, backing) {
                 Ok(map) => {
                     report(config, backing, first_failure.as_ref());
-                    return Ok(Arena { donor: donor::Donor::default(), map, len, backing });
+                    return Ok(Arena {
+                        donor: donor::Donor::default(),
+                        map,
+                        len,
+                        backing,
+                        headers: headers::Headers::new(rings),
+                    });
                 }
                 Err(error) if backing == Backing::Plain => return Err(give_up(bytes, error)),
                 Err(error) => first_failure = first_failure.or(Some((backing, error))),
@@ -208,6 +227,35 @@ impl Arena {
     #[must_use]
     pub fn backing(&self) -> Backing {
         self.backing
+    }
+
+    /// True when `offset..offset + len` touches what rings keep for headers: nothing else may be put there.
+    #[must_use]
+    pub fn is_reserved(&self, offset: usize, len: usize) -> bool {
+        let (first, last) = (offset / PIECE_BYTES, (offset + len.max(1) - 1) / PIECE_BYTES);
+        (first..=last).any(|piece| {
+            let reserved = self.headers.reserved(self.len, piece);
+            offset < reserved.end && reserved.start < offset + len
+        })
+    }
+
+    /// A header area for a ring, until it is [given back](Arena::release_area).
+    pub(crate) fn claim_area(&self) -> Option<u16> {
+        self.headers.claim()
+    }
+
+    pub(crate) fn release_area(&self, area: u16) {
+        self.headers.release(area);
+    }
+
+    /// Where an area begins in a piece; `None` where that piece has none.
+    pub(crate) fn area(&self, piece: usize, area: u16) -> Option<usize> {
+        self.headers.area(self.len, piece, area)
+    }
+
+    /// Pages that lie together: a range that stays in one of them is one fragment of a datagram.
+    pub(crate) fn page_bytes(&self) -> usize {
+        self.backing.page_bytes()
     }
 
     /// Bytes `offset..offset + len`.

@@ -10,11 +10,11 @@
 //! | `registered_files` | 5.19 (sparse) | operations name plain descriptors |
 //! | `defer_taskrun` | 6.1 | completions interrupt the thread |
 //! | `msg_ring` | 5.18 | other rings are woken by an eventfd |
+//! | `zero_copy_send` | 6.15 | sends are copied |
 //!
 //! `DISKSTREAM_RING_WITHOUT=gso,gro` (any names of the table, or `all`) switches features off for a whole process, to
 //! exercise the twins; [`crate::RingConfig::permit`] does it for one ring.
 
-use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::sync::OnceLock;
 
@@ -87,6 +87,8 @@ features! {
     defer_taskrun,
     /// Rings wake each other without a system call of their own.
     msg_ring,
+    /// Sends can leave straight from the registered arena (`SENDMSG_ZC`).
+    zero_copy_send,
     /// Disk reads bypass the page cache. Of a ring: as long as every file it was given can.
     direct_io,
 }
@@ -95,7 +97,7 @@ features! {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{name:?} is no feature; the names are those of the gauges: gso, gro, multishot_receive, buffer_ring, \
-         registered_buffers, registered_files, defer_taskrun, msg_ring, direct_io, or all"
+         registered_buffers, registered_files, defer_taskrun, msg_ring, zero_copy_send, direct_io, or all"
 )]
 pub struct UnknownFeature {
     name: String,
@@ -129,9 +131,9 @@ fn permitted_by_environment() -> Features {
 fn probe_kernel() -> Features {
     let mut features = Features { direct_io: true, ..Features::NONE };
     if let Ok(socket) = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)) {
-        let bound = socket.bind(&std::net::SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into());
-        features.gso = bound.is_ok() && sys::takes_segment_size(socket.as_fd());
-        features.gro = bound.is_ok() && sys::takes_gro(socket.as_fd());
+        // Not bound: a network namespace whose loopback is down has no address to bind, and segments all the same.
+        features.gso = sys::takes_segment_size(socket.as_fd());
+        features.gro = sys::takes_gro(socket.as_fd());
     }
     let mut builder = IoUring::builder();
     builder.setup_single_issuer().setup_defer_taskrun();
@@ -146,6 +148,9 @@ fn probe_kernel() -> Features {
     if submitter.register_probe(&mut probe).is_ok() {
         features.registered_buffers = probe.is_supported(opcode::ReadFixed::CODE);
         features.msg_ring = probe.is_supported(opcode::MsgRingData::CODE);
+        // That it takes registered buffers (6.15) shows with the first send.
+        features.zero_copy_send =
+            features.registered_buffers && probe.is_supported(opcode::SendMsgZc::CODE);
         // Multishot receives came with zero-copy sends, in 6.0, and have no probe of their own.
         features.multishot_receive = probe.is_supported(opcode::SendZc::CODE);
         // Sparse tables came with sockets made by the ring, in 5.19, as did buffer rings.

@@ -29,6 +29,7 @@ pub mod stats;
 mod sync;
 pub mod udp;
 pub mod wake;
+mod zero_copy;
 
 pub use arena::{Arena, ArenaConfig, Backing, HugePages};
 pub use errno::Errno;
@@ -43,3 +44,4 @@ pub use send::{LocalAddr, Piece, SendPlan};
 pub use stats::Stats;
 pub use udp::{SocketConfig, UdpSocket};
 pub use wake::Waker;
+pub use zero_copy::{UnknownZeroCopy, ZeroCopy};

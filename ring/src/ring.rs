@@ -22,6 +22,7 @@ mod reap;
 mod receive;
 mod table;
 mod transmit;
+mod zero_copy;
 
 use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, RawFd};
@@ -51,6 +52,7 @@ use queues::Queues;
 use receive::ReceiveBuffers;
 use table::Table;
 use transmit::SendOp;
+use zero_copy::ZeroCopySends;
 
 /// Why a send was not taken; the plan comes back with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -114,6 +116,7 @@ struct Owned {
     receives: ReceiveBuffers,
     sockets: Table<SocketSlot>,
     files: Table<FileSlot>,
+    zero_copy: ZeroCopySends,
     arena: Option<Arc<Arena>>,
     waker: Waker,
     /// Where the eventfd's counter is read to.
@@ -198,6 +201,11 @@ impl Ring {
             receives,
             sockets: Table::new(config.sockets),
             files: Table::new(config.files),
+            zero_copy: ZeroCopySends::new(
+                config.zero_copy,
+                config.zero_copy_pins_max,
+                arena.as_deref().filter(|_| features.zero_copy_send),
+            ),
             arena,
             waker,
             bell: Box::new(0),
@@ -271,6 +279,7 @@ impl Ring {
             Ok(connected) => {
                 let key = self.owned.sends.claim().expect("checked");
                 self.owned.sends.get_mut(key).start(socket, plan, connected);
+                self.choose_copy(key);
                 self.queue_send(key);
                 self.stats.sends += 1;
                 Ok(())
@@ -318,6 +327,14 @@ impl Ring {
         let socket = op.socket;
         let slot = owned.sockets.get_mut(socket.0).expect("a socket outlives its sends");
         slot.others += u32::from(messages);
+        if let Some(held) = self.owned.sends.get_mut(key).held() {
+            let entry = self.zero_copy_entry(key, held);
+            // The notification has a place of its own (`config.rs`).
+            self.expected += 1;
+            // SAFETY: as below; and the headers lie in a slot of the arena that this send has alone until its notification.
+            unsafe { self.queues.push(&entry) }.expect("room was checked");
+            return;
+        }
         let target = self.target(u32::from(socket.0.index), self.socket_fd(socket));
         self.expected += u32::from(messages);
         for index in 0..messages {
@@ -442,7 +459,9 @@ impl Ring {
     pub fn turn(&mut self, wait: Wait, done: &mut Completions) -> Result<(), RingError> {
         self.arm();
         let (wanted, patience) = patience(wait, done);
+        let began = self.measures_sends().then(clock::thread_cpu);
         let mut reaped = self.enter(wanted, patience, done)?;
+        self.sends_submitted(began.map(|began| clock::thread_cpu().since(began).0));
         for _ in 1..ENTERS_PER_TURN_MAX {
             // Less than a call's share: nothing was left over, and what came since is the next turn's.
             if reaped < WORK_PER_CALL || done.is_full() || !self.queues.work_waits() {

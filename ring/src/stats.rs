@@ -46,6 +46,16 @@ stats! {
     sends_failed,
     /// Plans whose segmented send failed and went out again one datagram at a time.
     sends_downgraded,
+    /// Send plans handed to the network without a copy.
+    sends_zero_copy,
+    /// Payload bytes of those.
+    bytes_zero_copy,
+    /// Notifications that the network is done with such a send; those that are missing are still under way.
+    zero_copy_notified,
+    /// Notifications that said that the kernel copied after all.
+    zero_copy_copied,
+    /// Plans that the kernel would not take without a copy, and that went out again with one.
+    zero_copy_refused,
     /// Disk reads accepted.
     reads,
     /// Disk reads that failed.

@@ -6,6 +6,7 @@ use crate::errno::Errno;
 use crate::features::Features;
 use crate::send::SEGMENTS_MAX;
 use crate::wake::Waker;
+use crate::zero_copy::ZeroCopy;
 
 /// Wake-ups to other rings that may be under way at once; more of them write to the eventfd instead. Guessed: the
 /// number of shards of a large host.
@@ -36,6 +37,10 @@ pub struct RingConfig {
     pub sockets: u16,
     /// Files at once.
     pub files: u16,
+    /// Whether sends leave straight from the arena; needs [`crate::Arena::with_headers`].
+    pub zero_copy: ZeroCopy,
+    /// Pins of plans that may wait at once for the network to let go of their bytes; past that, sends are copied.
+    pub zero_copy_pins_max: u32,
     /// Features to use if the kernel has them; all, unless a twin is to be exercised.
     pub permit: Features,
     /// The waker to listen to, when other threads needed it before the ring was made; else the ring makes one.
@@ -53,6 +58,8 @@ impl Default for RingConfig {
             reads: 64,
             sockets: 8,
             files: 64,
+            zero_copy: ZeroCopy::Off,
+            zero_copy_pins_max: 4096,
             permit: Features::ALL,
             waker: None,
         }
@@ -100,9 +107,11 @@ impl Sizes {
         let reserved_entries = sockets * u32::from(receives_each) + sockets + 1;
         let entries = reserved_entries + clients + u32::from(MESSAGES) + plan;
         // A datagram in every buffer + for each socket the end of its receive and of a cancellation + the eventfd's read
-        // + one message from another ring (more are not sent before it is reaped) + messages of our own.
+        // + one message from another ring (more are not sent before it is reaped) + messages of our own + a second completion
+        // for each send that leaves without a copy.
+        let notifications = u32::from(config.sends);
         let reserved_completions =
-            u32::from(config.recv_buffers) + 2 * sockets + 2 + u32::from(MESSAGES);
+            u32::from(config.recv_buffers) + 2 * sockets + 2 + u32::from(MESSAGES) + notifications;
         let completions = reserved_completions + clients + plan;
         let entries = entries.max(config.entries).next_power_of_two();
         let completions = completions.max(config.completions).max(entries).next_power_of_two();

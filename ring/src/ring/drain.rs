@@ -80,6 +80,10 @@ impl Drop for Ring {
             // Here, and not by a thread of the kernel's that has everybody else's priority. An error: there were none.
             let _ = self.queues.submitter().unregister_buffers();
         }
+        if drained {
+            let owned = &mut *self.owned;
+            owned.zero_copy.release_area(owned.arena.as_deref());
+        }
         // SAFETY: taken once, here; what is dropped after this body does not use it.
         let owned = unsafe { ManuallyDrop::take(&mut self.owned) };
         if drained {

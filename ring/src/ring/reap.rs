@@ -11,6 +11,10 @@ impl Ring {
     /// One completion makes at most one of the caller's.
     pub(super) fn reap(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
         let (class, key) = classify(entry.user_data());
+        if class == Class::Send && cqueue::notif(entry.flags()) {
+            // Its result is a set of marks, not a number.
+            return self.reap_notification(key, entry.result().cast_unsigned());
+        }
         let result = match u32::try_from(entry.result()) {
             Ok(value) => Ok(value),
             Err(_) => Err(Errno(-entry.result())),
@@ -18,7 +22,7 @@ impl Ring {
         match class {
             Class::Receive => self.reap_receive(key, result, entry.flags()),
             Class::ReceiveOne => self.reap_single(key, result),
-            Class::Send => self.reap_send(key, result),
+            Class::Send => self.reap_send(key, result, cqueue::more(entry.flags())),
             Class::Read => Some(self.reap_read(key, result)),
             Class::Bell => {
                 self.bell_armed = false;
@@ -168,17 +172,21 @@ impl Ring {
         self.close_if_idle(socket);
     }
 
-    fn release_socket(&mut self, socket: SocketId) {
+    pub(super) fn release_socket(&mut self, socket: SocketId) {
         let slot = self.owned.sockets.get_mut(socket.0).expect("a socket outlives its operations");
         slot.others -= 1;
         self.close_if_idle(socket);
     }
 
-    fn reap_send(&mut self, key: Key, result: Result<u32, Errno>) -> Option<Completion> {
+    /// What became of one message. `notified`: a notification will tell its end.
+    fn reap_send(
+        &mut self,
+        key: Key,
+        result: Result<u32, Errno>,
+        notified: bool,
+    ) -> Option<Completion> {
         self.expected -= 1;
         let op = self.owned.sends.get_mut(key);
-        let socket = op.socket;
-        op.remaining -= 1;
         match result {
             Ok(bytes) => op.sent_bytes += bytes,
             Err(error) => op.error = op.error.or(Some(error)),
@@ -186,20 +194,18 @@ impl Ring {
         if !op.segmented && result.is_ok() {
             self.stats.datagrams_sent += 1;
         }
-        let over = op.remaining == 0;
-        if over && op.segmented && op.error == Some(Errno::EIO) && self.downgrade(key) {
-            self.release_socket(socket);
-            return None;
-        }
-        let completion = over.then(|| self.finish_send(key, socket));
-        self.release_socket(socket);
-        completion
+        if notified { None } else { self.end_message(key) }
     }
 
-    fn finish_send(&mut self, key: Key, socket: SocketId) -> Completion {
+    pub(super) fn finish_send(&mut self, key: Key, socket: SocketId) -> Completion {
         let op = self.owned.sends.get_mut(key);
         let (error, bytes, segmented) = (op.error, op.sent_bytes, op.segmented);
         let plan = op.finish();
+        if op.held().is_some() && error.is_none() {
+            self.stats.sends_zero_copy += 1;
+            self.stats.bytes_zero_copy += u64::from(bytes);
+        }
+        self.release_hold(key);
         self.owned.sends.release(key);
         self.stats.bytes_sent += u64::from(bytes);
         match error {
@@ -213,7 +219,7 @@ impl Ring {
 
     /// A segmented send failed with `EIO`: the interface cannot checksum, so it cannot segment either. Uses the twin from
     /// here on, and for this plan too, if there is room. True when the plan is under way again.
-    fn downgrade(&mut self, key: Key) -> bool {
+    pub(super) fn downgrade(&mut self, key: Key) -> bool {
         if self.features.gso {
             self.features.gso = false;
             tracing::warn!(
@@ -221,6 +227,7 @@ impl Ring {
                  remedy: switch on checksum offload (ethtool -K <interface> tx on)"
             );
         }
+        self.release_hold(key);
         let segments = self.owned.sends.get_mut(key).plan().segments();
         if !self.has_room(segments) {
             return false;
@@ -278,7 +285,7 @@ mod tests {
         let entry = ring.queues.pop().expect("a loopback takes a send at once");
         let (class, key) = classify(entry.user_data());
         assert_eq!((class, entry.result()), (Class::Send, 2500));
-        assert!(ring.reap_send(key, Err(Errno::EIO)).is_none(), "it goes out again");
+        assert!(ring.reap_send(key, Err(Errno::EIO), false).is_none(), "it goes out again");
         (ring, id)
     }
 

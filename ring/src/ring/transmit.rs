@@ -10,6 +10,7 @@ use crate::net::control::Control;
 use crate::ring::SocketId;
 use crate::ring::op::Key;
 use crate::ring::receive::empty_message;
+use crate::ring::zero_copy::Held;
 use crate::send::{PIECES_MAX, Piece, SEGMENTS_MAX, SendPlan};
 
 /// Every piece, and one more range wherever a segment's end cuts a piece in two.
@@ -26,6 +27,8 @@ pub(crate) struct SendOp {
     pub(crate) error: Option<Errno>,
     /// One message with a segment size, not one for each segment.
     pub(crate) segmented: bool,
+    /// What it holds if it leaves without a copy, and where its header bytes are then.
+    held: Option<(Held, *mut u8)>,
     plan: Option<Box<SendPlan>>,
     connected: bool,
     name: Name,
@@ -42,6 +45,7 @@ impl SendOp {
             sent_bytes: 0,
             error: None,
             segmented: false,
+            held: None,
             plan: None,
             connected: false,
             name: Name::EMPTY,
@@ -92,8 +96,10 @@ impl SendOp {
                 *messages += 1;
             };
         let list = self.ranges.as_mut_ptr();
+        let scratch =
+            self.held.map_or(plan.scratch().as_ptr(), |(_, headers)| headers.cast_const());
         for piece in plan.pieces() {
-            let (mut at, mut left) = locate(plan, piece, arena);
+            let (mut at, mut left) = locate(scratch, piece, arena);
             while left > 0 {
                 let take = left.min(room);
                 self.ranges[ranges] = libc::iovec { iov_base: at.cast(), iov_len: take };
@@ -121,6 +127,22 @@ impl SendOp {
         &raw const self.messages[usize::from(index)]
     }
 
+    /// It leaves without a copy, with its header bytes at `headers`.
+    pub(crate) fn hold(&mut self, held: Held, headers: *mut u8) {
+        assert!(self.held.is_none(), "a send holds one slot for headers");
+        self.held = Some((held, headers));
+    }
+
+    /// What it holds, if it leaves without a copy.
+    pub(crate) fn held(&self) -> Option<Held> {
+        self.held.map(|(held, _)| held)
+    }
+
+    /// It is over, or will be copied.
+    pub(crate) fn let_go(&mut self) -> Option<Held> {
+        self.held.take().map(|(held, _)| held)
+    }
+
     /// The plan under way.
     pub(crate) fn plan(&self) -> &SendPlan {
         self.plan.as_deref().expect("a busy slot holds its plan")
@@ -134,12 +156,10 @@ impl SendOp {
 }
 
 /// Where the kernel finds a piece. It only reads there.
-fn locate(plan: &SendPlan, piece: &Piece, arena: Option<&Arena>) -> (*mut u8, usize) {
+fn locate(scratch: *const u8, piece: &Piece, arena: Option<&Arena>) -> (*mut u8, usize) {
     match *piece {
         Piece::Scratch { start, len } => {
-            let start = usize::from(start);
-            let bytes = &plan.scratch()[start..start + usize::from(len)];
-            (bytes.as_ptr().cast_mut(), bytes.len())
+            (scratch.wrapping_add(usize::from(start)).cast_mut(), usize::from(len))
         }
         Piece::Arena { offset, len } => {
             let arena = arena.expect("checked before the plan was taken in");
