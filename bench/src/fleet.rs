@@ -30,7 +30,7 @@ const DETACH_LIMIT: Nanos = Nanos::from_secs(2);
 /// Receive buffers of the largest fleets: 512 MiB of addresses, of which small trains touch a tenth.
 const RECEIVE_BUFFERS_MAX: u16 = 8192;
 /// Bounds and digits of latencies in nanoseconds: 1 µs to 100 s, three digits.
-const LATENCY: (u64, u64, u8) = (1_000, 100_000_000_000, 3);
+pub const LATENCY: (u64, u64, u8) = (1_000, 100_000_000_000, 3);
 
 /// How the bytes that arrive are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -71,7 +71,7 @@ impl Offsets {
     }
 
     /// The next offset for this device; none when all was read.
-    fn next(&mut self, member: Member, size: u64, image_bytes: u64) -> Option<u64> {
+    pub fn next(&mut self, member: Member, size: u64, image_bytes: u64) -> Option<u64> {
         match self {
             Offsets::Once { next } => {
                 let offset = *next;

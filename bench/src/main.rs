@@ -2,17 +2,20 @@
 //!
 //! `read` drives a fleet of devices, each the real session machine on a socket of its own, against a node that it starts
 //! (node on core 0, fleet on core 1) or against running ones. `failover` starts a farm and makes a node go away under the
-//! fleet's reads. `hit-rate` compares the node's cache with others. `relay` loses and delays datagrams on purpose.
+//! fleet's reads. `hit-rate` compares the node's cache with others. `floor` compares the node with what the machine can do at
+//! best. `relay` loses and delays datagrams on purpose.
 #![deny(unsafe_code)]
 
 mod failover;
 mod fleet;
+mod floor;
 mod forge;
 mod hit_rate;
 mod image;
 mod net;
 mod node_process;
 mod open_loop;
+mod plot;
 mod random;
 mod read;
 mod relay;
@@ -43,6 +46,11 @@ enum Command {
     FailoverTable(failover::table::TableArgs),
     /// How often the node's cache has what is asked, beside other policies on the same lookups.
     HitRate(hit_rate::HitRateArgs),
+    /// What this machine can do at best, now, and how near to it the node is.
+    Floor(floor::FloorArgs),
+    /// Be the bare responder of a run of `floor`; started by it.
+    #[command(hide = true)]
+    FloorResponder(floor::responder::ResponderArgs),
     /// Stand between devices and a node, and lose or delay what passes.
     Relay(relay::RelayArgs),
     /// Join the namespaces of a run of `failover`; started by it.
@@ -59,6 +67,8 @@ fn main() -> ExitCode {
         Command::Failover(args) => failover::run(&args),
         Command::FailoverTable(args) => failover::table::run(&args),
         Command::HitRate(args) => hit_rate::run(&args),
+        Command::Floor(args) => floor::run(&args),
+        Command::FloorResponder(args) => floor::responder::run(&args),
         Command::Relay(args) => relay::run(args),
         Command::LanRelay(args) => net::relay::run(&args),
         Command::LanForge => forge::run(),

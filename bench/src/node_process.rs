@@ -45,6 +45,23 @@ impl CpuTime {
     }
 }
 
+/// Processor time that a process has used and waited for, all threads.
+///
+/// # Errors
+/// When the process is gone.
+pub fn cpu_of_process(process: u32) -> anyhow::Result<CpuTime> {
+    let tasks = format!("/proc/{process}/task");
+    let mut sum = CpuTime::default();
+    let listed = fs::read_dir(&tasks)
+        .with_context(|| format!("reading {tasks}: did the process end by itself?"))?;
+    for task in listed {
+        let time = CpuTime::read(&task?.path().join("schedstat"));
+        sum.used_ns += time.used_ns;
+        sum.waited_ns += time.waited_ns;
+    }
+    Ok(sum)
+}
+
 /// A node that this run started. Ended, by its process id, when dropped.
 #[derive(Debug)]
 pub struct NodeProcess {
@@ -152,16 +169,7 @@ impl NodeProcess {
     /// # Errors
     /// When the process is gone.
     pub fn cpu(&self) -> anyhow::Result<CpuTime> {
-        let tasks = format!("/proc/{}/task", self.child.id());
-        let mut sum = CpuTime::default();
-        let listed =
-            fs::read_dir(&tasks).with_context(|| format!("reading {tasks}: did the node end?"))?;
-        for task in listed {
-            let time = CpuTime::read(&task?.path().join("schedstat"));
-            sum.used_ns += time.used_ns;
-            sum.waited_ns += time.waited_ns;
-        }
-        Ok(sum)
+        cpu_of_process(self.child.id())
     }
 
     /// Calls of `io_uring_enter` since the start, as the node's metrics tell; none when they cannot be had.
@@ -206,7 +214,8 @@ impl Drop for NodeProcess {
 }
 
 /// The value of a counter without labels in the text format of metrics.
-fn metric(text: &str, name: &str) -> Option<u64> {
+#[must_use]
+pub fn metric(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
     line.trim().parse().ok()
 }

@@ -22,7 +22,7 @@ pub const CORES: (usize, usize) = (0, 1);
 /// Cache beside the image: room for blocks that are being read and for the cache's own slack. Guessed.
 const CACHE_BESIDE_BYTES: u64 = 128 << 20;
 /// Reads before the window opens, so that windows and round trips have settled. Guessed; a device needs some 50 ms.
-const RAMP: Nanos = Nanos::from_millis(500);
+pub const RAMP: Nanos = Nanos::from_millis(500);
 /// Reads that warm the cache: large, few, by one device.
 const WARM: (usize, usize) = (1 << 20, 8);
 /// Memory for buffers at most.
@@ -90,6 +90,18 @@ pub struct ReadArgs {
     pub no_pin: bool,
 }
 
+impl Default for ReadArgs {
+    /// As the command without flags.
+    fn default() -> ReadArgs {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            read: ReadArgs,
+        }
+        <Line as clap::Parser>::parse_from(["read"]).read
+    }
+}
+
 /// Digits and an optional K, M or G (powers of 1024).
 pub fn parse_size(text: &str) -> Result<u64, String> {
     let bad = || format!("'{text}' is no size: write a number and K, M or G, such as 4K");
@@ -105,7 +117,10 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
 
 impl ReadArgs {
     /// What no single flag can tell, before anything is made or opened.
-    fn check(&self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// Names the flag.
+    pub fn check(&self) -> anyhow::Result<()> {
         let unit = UNIT_BYTES as u64;
         let (devices, depth, size) = (u64::from(self.devices), u64::from(self.depth), self.size);
         ensure!(
@@ -206,6 +221,12 @@ impl Measured {
     #[must_use]
     pub fn fleet_cpu(&self) -> CpuTime {
         self.samples[1].fleet.since(self.samples[0].fleet)
+    }
+
+    /// Requests that were sent again within the window, because fragments did not arrive.
+    #[must_use]
+    pub fn retries(&self) -> u64 {
+        self.samples[1].counts.retries - self.samples[0].counts.retries
     }
 
     /// Whether the figures may be believed.
@@ -406,12 +427,13 @@ fn drive(
     Ok((tally, samples))
 }
 
+/// A time, from seconds.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     reason = "a positive number of seconds below 86,401, as checked"
 )]
-fn nanos_of(seconds: f64) -> Nanos {
+pub fn nanos_of(seconds: f64) -> Nanos {
     Nanos((seconds * 1e9) as u64)
 }
 

@@ -1,48 +1,13 @@
 //! A plot of a run as SVG: reads per second over time, the event, and the longest stall of each moment.
 
-use std::fmt::Write as _;
-
 use super::report::Series;
+use crate::plot::{Axis, GRID, begin, line, number, polyline, text};
 
 /// Size of the picture, and of the margins: left, right, top, bottom.
 const SIZE: (f64, f64) = (900.0, 420.0);
 const MARGINS: (f64, f64, f64, f64) = (76.0, 76.0, 46.0, 52.0);
-/// Grid lines of each axis, about.
-const TICKS: f64 = 6.0;
 /// Colours of reads, stalls and the event: told apart by those who see red and green alike.
 const COLOURS: (&str, &str, &str) = ("#0b5fa5", "#d98200", "#444444");
-
-/// An axis: from zero to the upper end, which lies at `to`.
-struct Axis {
-    end: f64,
-    step: f64,
-    from: f64,
-    to: f64,
-}
-
-impl Axis {
-    /// From zero to `most` or a little more, in round steps.
-    fn new(most: f64, from: f64, to: f64) -> Axis {
-        let step = round_step(most.max(1e-9) / TICKS);
-        Axis { end: (most / step).ceil().max(1.0) * step, step, from, to }
-    }
-
-    fn at(&self, value: f64) -> f64 {
-        self.from + (self.to - self.from) * (value / self.end).min(1.0)
-    }
-
-    fn ticks(&self) -> impl Iterator<Item = f64> {
-        let (step, end) = (self.step, self.end);
-        (0..100).map(move |n| f64::from(n) * step).take_while(move |&tick| tick <= end + step / 2.0)
-    }
-}
-
-/// 1, 2 or 5 times a power of ten, not below `least`.
-fn round_step(least: f64) -> f64 {
-    let power = 10f64.powf(least.log10().floor());
-    let step = [1.0, 2.0, 5.0, 10.0].into_iter().find(|step| step * power >= least * 0.999_999);
-    step.unwrap_or(10.0) * power
-}
 
 /// The picture.
 #[must_use]
@@ -55,20 +20,17 @@ pub fn svg(title: &str, series: &Series) -> String {
     let time = Axis::new(bins * bin_s, left, width - right);
     let rate = Axis::new(most(&rates), height - bottom, top);
     let stall = Axis::new(most(&series.stall_ms_max), height - bottom, top);
-    let mut out = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
-         font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-    );
+    let mut out = begin(width, height);
     text(&mut out, width / 2.0, 24.0, "middle", COLOURS.2, title);
     for tick in time.ticks() {
         let x = time.at(tick);
-        line(&mut out, (x, top), (x, height - bottom), "#dddddd");
+        line(&mut out, (x, top), (x, height - bottom), GRID);
         text(&mut out, x, height - bottom + 18.0, "middle", COLOURS.2, &number(tick));
     }
     text(&mut out, width / 2.0, height - 12.0, "middle", COLOURS.2, "seconds");
     for tick in rate.ticks() {
         let y = rate.at(tick);
-        line(&mut out, (left, y), (width - right, y), "#dddddd");
+        line(&mut out, (left, y), (width - right, y), GRID);
         text(&mut out, left - 8.0, y + 4.0, "end", COLOURS.0, &number(tick));
     }
     for tick in stall.ticks() {
@@ -88,59 +50,22 @@ pub fn svg(title: &str, series: &Series) -> String {
     out
 }
 
-fn line(out: &mut String, from: (f64, f64), to: (f64, f64), colour: &str) {
-    let ((x1, y1), (x2, y2)) = (from, to);
-    let _ = writeln!(
-        out,
-        "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\"/>"
-    );
-}
-
-fn text(out: &mut String, x: f64, y: f64, anchor: &str, colour: &str, words: &str) {
-    let words = words.replace('&', "&amp;").replace('<', "&lt;");
-    let _ = writeln!(
-        out,
-        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" fill=\"{colour}\">{words}</text>"
-    );
-}
-
 /// A curve that keeps each bin's value over the bin's width.
 fn steps(out: &mut String, time: &Axis, axis: &Axis, values: &[f64], bin_s: f64, colour: &str) {
-    let mut points = String::new();
+    let mut points = Vec::with_capacity(2 * values.len());
     let mut at = 0.0;
     for &value in values {
         let y = axis.at(value);
-        let _ = write!(points, "{:.1},{y:.1} ", time.at(at));
+        points.push((time.at(at), y));
         at += bin_s;
-        let _ = write!(points, "{:.1},{y:.1} ", time.at(at));
+        points.push((time.at(at), y));
     }
-    let _ = writeln!(
-        out,
-        "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.4\" points=\"{}\"/>",
-        points.trim_end()
-    );
-}
-
-/// A tick's label, without digits that say nothing.
-fn number(value: f64) -> String {
-    let text = format!("{value:.3}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    polyline(out, points, colour);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn steps_are_round_and_ticks_cover_the_values() {
-        for (least, step) in [(0.9, 1.0), (1.0, 1.0), (1.1, 2.0), (3300.0, 5000.0), (0.07, 0.1)] {
-            assert!((round_step(least) / step - 1.0).abs() < 1e-9, "{least}");
-        }
-        let axis = Axis::new(19_000.0, 300.0, 40.0);
-        let ticks: Vec<_> = axis.ticks().collect();
-        assert!((3..=8).contains(&ticks.len()), "{ticks:?}");
-        assert!((axis.at(0.0) - 300.0).abs() < 1e-9 && axis.at(19_000.0) >= 40.0);
-    }
 
     #[test]
     fn every_bin_and_the_event_are_drawn_and_nothing_lies_outside() {
