@@ -301,6 +301,7 @@ impl Shard {
 
     /// A turn begins. One that is far too late means that the node was paused.
     fn on_turn(&mut self, more: bool, now: Nanos, out: &mut Outbox) {
+        self.begin_foresight();
         let Some(late) = self.pause.begin_turn(more, now) else { return };
         self.counters.pauses.inc();
         self.view.look(&self.shared.view);

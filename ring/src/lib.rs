@@ -35,7 +35,7 @@ pub use arena::{Arena, ArenaConfig, Backing, HugePages};
 pub use errno::Errno;
 pub use features::Features;
 pub use file::DirectFile;
-pub use prefetch::prefetch;
+pub use prefetch::{prefetch, prefetch_arena};
 pub use ring::{
     Completion, Completions, Datagram, FileId, Full, ReadPlan, Received, Ring, RingConfig,
     SendRefused, SocketId, Wait,

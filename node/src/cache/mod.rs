@@ -254,6 +254,15 @@ impl Cache {
         diskstream_ring::prefetch(&self.sums[frame * self.units + unit.min(self.units - 1)]);
     }
 
+    /// These bytes of the pinned block will be sent soon: asks for them.
+    ///
+    /// # Panics
+    /// When they are not inside the arena.
+    #[inline]
+    pub fn foresee_bytes(&self, pin: &Pin, from: usize, len: usize) {
+        self.memory.foresee(pin.frame, from, len);
+    }
+
     /// Where the frame of a load begins in the arena: the target of the disk read.
     #[must_use]
     pub fn load_offset(&self, ticket: &LoadTicket) -> usize {

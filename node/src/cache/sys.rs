@@ -33,6 +33,12 @@ mod imp {
             unsafe { self.arena.bytes(offset, self.block_bytes) }
         }
 
+        /// Asks for bytes of a frame.
+        pub(in crate::cache) fn foresee(&self, frame: u32, from: usize, len: usize) {
+            let offset = frame as usize * self.block_bytes + from;
+            diskstream_ring::prefetch_arena(&self.arena, offset, len);
+        }
+
         /// The bytes of a frame that is being loaded.
         pub(in crate::cache) fn bytes_mut<'a>(
             &'a self,
@@ -71,6 +77,8 @@ mod imp {
             let frame = || UnsafeCell::new(vec![0u8; block_bytes].into_boxed_slice());
             Memory { frames: (0..frames).map(|_| frame()).collect() }
         }
+
+        pub(in crate::cache) fn foresee(&self, _: u32, _: usize, _: usize) {}
 
         pub(in crate::cache) fn bytes<'a>(&'a self, pin: &'a Pin) -> &'a [u8] {
             // SAFETY: a pinned frame has no writer; checked by the model at this very access.

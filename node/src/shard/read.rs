@@ -286,6 +286,7 @@ impl Shard {
                 if whole == 0 {
                     return self.shared.cache.unpin(pin);
                 }
+                self.foresee_reply(&pin, reading.offset, reading.length, block);
                 let job = self.add_job(reading, whole, Some(pin), false);
                 self.enqueue(job);
             }
