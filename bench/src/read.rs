@@ -20,7 +20,7 @@ use crate::report::{Provenance, Report, round};
 /// Core of the node, core of the fleet.
 pub const CORES: (usize, usize) = (0, 1);
 /// Cache beside the image: room for blocks that are being read and for the cache's own slack. Guessed.
-const CACHE_BESIDE_BYTES: u64 = 128 << 20;
+pub const CACHE_BESIDE_BYTES: u64 = 128 << 20;
 /// Reads before the window opens, so that windows and round trips have settled. Guessed; a device needs some 50 ms.
 pub const RAMP: Nanos = Nanos::from_millis(500);
 /// Reads that warm the cache: large, few, by one device.

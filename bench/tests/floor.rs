@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step is a failed test")]
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -96,6 +97,33 @@ fn memory_and_disk_have_their_rows() {
         positive(&row["reads_per_s"]["median"], "reads per second");
         positive(&row["cpu_us_per_read"]["median"], "processor time per read");
     }
+}
+
+#[test]
+fn sends_and_a_single_device_have_their_rows() {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
+        println!("SKIPPED: needs root for network namespaces");
+        return;
+    }
+    let Some(output) = floor("--parts sends,veth --json") else { return };
+    let report = json(&output);
+    let rows = report["sends"]["rows"].as_array().unwrap();
+    // Three paths, two sizes, four ways to send.
+    assert_eq!(rows.len(), 24, "{report}");
+    for row in rows {
+        positive(&row["cpu_s_per_gib"]["median"], &row.to_string());
+        if row["way"] == "sink" {
+            assert!(row["delivered_share"].is_null(), "nobody receives: {row}");
+        } else {
+            let share = row["delivered_share"]["median"].as_f64().unwrap();
+            assert!(share > 0.0 && share <= 1.0, "{row}");
+        }
+    }
+    for ratio in report["sends"]["zero_copy_over_copy"].as_array().unwrap() {
+        positive(&ratio["ratio"]["median"], &ratio.to_string());
+    }
+    positive(&report["single"]["rows"][0]["mib_per_s"]["median"], "our rate");
+    positive(&report["single"]["ours_over_pvs"], "ours over PVS");
 }
 
 #[test]

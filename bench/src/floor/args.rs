@@ -23,6 +23,10 @@ pub enum Part {
     Disk,
     /// Rates of memory: copying, CRC32C.
     Memory,
+    /// Sends in one direction, with and without zero copy, over loopback, veth and a sink (needs network namespaces).
+    Sends,
+    /// One device that reads in order over a veth pair (needs network namespaces).
+    Veth,
 }
 
 /// Flags of `floor`.

@@ -8,17 +8,22 @@ mod bare;
 mod client;
 mod cold;
 mod compare;
+mod gso;
 mod loads;
 mod machine;
 mod plots;
 mod report;
 pub mod responder;
+mod scene;
+mod sends;
+mod single;
 mod spread;
 
 use anyhow::anyhow;
 
 pub use args::{FloorArgs, Part};
 
+use crate::net::may_make_namespaces;
 use crate::read::{self, CORES};
 use crate::report::Provenance;
 use report::{FloorReport, Ratios, Settings};
@@ -30,16 +35,23 @@ use report::{FloorReport, Ratios, Settings};
 pub fn run(args: &FloorArgs) -> anyhow::Result<()> {
     args.check()?;
     let provenance = Provenance::of_this_machine();
+    if args.wants(Part::Sends) || args.wants(Part::Veth) {
+        may_make_namespaces()?;
+    }
     let responder = args.wants(Part::Responder).then(|| compare::run(args)).transpose()?;
     let cold = args.wants(Part::Cold).then(|| cold::run(args)).transpose()?;
     let memory = args.wants(Part::Memory).then(|| machine::memory(args)).transpose()?;
     let disk = args.wants(Part::Disk).then(|| machine::disk(args)).transpose()?;
+    let sends = args.wants(Part::Sends).then(|| sends::run(args)).transpose()?;
+    let single = args.wants(Part::Veth).then(|| single::run(args)).transpose()?;
     let mut report = FloorReport {
         ratios: Ratios::default(),
         responder,
         cold,
         memory,
         disk,
+        sends,
+        single,
         settings: Settings::of(args),
         provenance,
     };

@@ -8,6 +8,8 @@ use super::args::FloorArgs;
 use super::cold::Cold;
 use super::compare::{Comparison, Comparisons};
 use super::machine::{Disk, Memory};
+use super::sends::Sends;
+use super::single::Single;
 use super::spread::Spread;
 use crate::report::Provenance;
 
@@ -71,6 +73,10 @@ pub struct FloorReport {
     pub memory: Option<Memory>,
     /// Disk.
     pub disk: Option<Vec<Disk>>,
+    /// Sends in one direction.
+    pub sends: Option<Sends>,
+    /// A single device over a veth pair.
+    pub single: Option<Single>,
     /// Flags.
     pub settings: Settings,
     /// Where the figures come from.
@@ -122,6 +128,12 @@ impl FloorReport {
         }
         if let Some(memory) = &self.memory {
             memory_table(out, memory)?;
+        }
+        if let Some(sends) = &self.sends {
+            sends_table(out, sends)?;
+        }
+        if let Some(single) = &self.single {
+            single_table(out, single)?;
         }
         let p = &self.provenance;
         writeln!(
@@ -224,6 +236,58 @@ fn memory_table(out: &mut impl Write, memory: &Memory) -> io::Result<()> {
         memory.crc32c_cold_gib_per_s.median,
         memory.crc32c_hot_gib_per_s.median
     )
+}
+
+fn sends_table(out: &mut impl Write, sends: &Sends) -> io::Result<()> {
+    writeln!(out, "Sends in one direction: processor time of the sender, in seconds per GiB")?;
+    for row in &sends.rows {
+        let delivered = row
+            .delivered_share
+            .as_ref()
+            .map_or(String::new(), |s| format!(", {} arrived", s.median));
+        let copied = row.copied_share.map_or(String::new(), |share| format!(", {share:.3} copied"));
+        writeln!(
+            out,
+            "  {:<9} MTU {:<5} {:<15} {:>2} segments: {} s/GiB, {} Gbit/s{delivered}{copied}",
+            format!("{:?}", row.way),
+            row.mtu,
+            format!("{:?}", row.how),
+            row.segments,
+            figures(&row.cpu_s_per_gib),
+            row.gbit_per_s.median
+        )?;
+    }
+    for ratio in &sends.zero_copy_over_copy {
+        writeln!(
+            out,
+            "  {:<9} MTU {:<5} zero copy / copy, {:?}: {}",
+            format!("{:?}", ratio.way),
+            ratio.mtu,
+            ratio.how,
+            figures(&ratio.ratio)
+        )?;
+    }
+    Ok(())
+}
+
+fn single_table(out: &mut impl Write, single: &Single) -> io::Result<()> {
+    writeln!(
+        out,
+        "One device over a veth pair, MTU {}, in order, {} reads of {} KiB outstanding",
+        single.mtu,
+        single.depth,
+        single.read_bytes >> 10
+    )?;
+    for row in &single.rows {
+        writeln!(
+            out,
+            "  {:<18} {} MiB/s, {} s of processor per GiB",
+            row.server,
+            figures(&row.mib_per_s),
+            row.cpu_s_per_gib.median
+        )?;
+    }
+    writeln!(out, "  ours is {} times what a PVS device reaches", single.ours_over_pvs)
 }
 
 /// The middle of several figures, and their ends.

@@ -17,6 +17,7 @@ use io_uring::types::{BufRingEntry, Fixed, RecvMsgOut};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 use super::super::bare::{Cut, HEADER_BYTES, Header, Request};
+use super::super::gso::{CONTROL_SPACE, control, message};
 
 /// Sends under way at once, and entries of the submission queue: 8 reads of 1 MiB have 136. Guessed: many times that.
 const SENDS: usize = 2048;
@@ -29,9 +30,6 @@ const BUFFER_BYTES: usize = 256;
 const SEGMENTS: usize = 64;
 /// Bytes of a `sockaddr_in6`, the longest that comes.
 const NAME_BYTES: usize = 28;
-/// `CMSG_SPACE(2)`, and `CMSG_LEN(2)`: 16 bytes of header and a 16-bit number, padded to whole words.
-const CONTROL_SPACE: usize = 24;
-const CONTROL_LEN: usize = 18;
 /// Marks the receive among the completions; sends are marked with their slots.
 const RECEIVE: u64 = u64::MAX;
 
@@ -283,14 +281,7 @@ fn slots(cut: Cut) -> Box<[Slot]> {
     let mut slots: Box<[Slot]> = (0..SENDS).map(make).collect();
     let segment = u16::try_from(cut.payload).expect("a datagram fits 16 bits");
     for slot in &mut slots {
-        // struct cmsghdr { size_t len; int level; int type; } and the number behind it.
-        slot.control[0] = CONTROL_LEN as u64;
-        slot.control[1] = numbers(libc::IPPROTO_UDP, libc::UDP_SEGMENT);
-        slot.control[2] = u64::from_ne_bytes({
-            let mut bytes = [0; 8];
-            bytes[..2].copy_from_slice(&segment.to_ne_bytes());
-            bytes
-        });
+        slot.control = control(segment);
         slot.message.msg_name = slot.name.as_mut_ptr().cast();
         slot.message.msg_iov = slot.ranges.as_mut_ptr();
         slot.message.msg_control = slot.control.as_mut_ptr().cast();
@@ -300,25 +291,4 @@ fn slots(cut: Cut) -> Box<[Slot]> {
         }
     }
     slots
-}
-
-/// Two numbers side by side in memory.
-fn numbers(level: i32, kind: i32) -> u64 {
-    let mut bytes = [0; 8];
-    bytes[..4].copy_from_slice(&level.to_ne_bytes());
-    bytes[4..].copy_from_slice(&kind.to_ne_bytes());
-    u64::from_ne_bytes(bytes)
-}
-
-/// A header that names nothing.
-fn message() -> libc::msghdr {
-    libc::msghdr {
-        msg_name: ptr::null_mut(),
-        msg_namelen: 0,
-        msg_iov: ptr::null_mut(),
-        msg_iovlen: 0,
-        msg_control: ptr::null_mut(),
-        msg_controllen: 0,
-        msg_flags: 0,
-    }
 }
