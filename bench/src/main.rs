@@ -2,10 +2,11 @@
 //!
 //! `read` drives a fleet of devices, each the real session machine on a socket of its own, against a node that it starts
 //! (node on core 0, fleet on core 1) or against running ones. `failover` starts a farm and makes a node go away under the
-//! fleet's reads. `hit-rate` compares the node's cache with others. `floor` compares the node with what the machine can do at
+//! fleet's reads. `cores` compares one shard with two. `hit-rate` compares the node's cache with others. `floor` compares the node with what the machine can do at
 //! best. `relay` loses and delays datagrams on purpose.
 #![deny(unsafe_code)]
 
+mod cores;
 mod failover;
 mod fleet;
 mod floor;
@@ -44,6 +45,8 @@ enum Command {
     Failover(failover::FailoverArgs),
     /// All cases of `failover`, several times each, against what they must reach.
     FailoverTable(failover::table::TableArgs),
+    /// What a read costs a node with two shards, beside the same with one.
+    Cores(cores::CoresArgs),
     /// How often the node's cache has what is asked, beside other policies on the same lookups.
     HitRate(hit_rate::HitRateArgs),
     /// What this machine can do at best, now, and how near to it the node is.
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         Command::Read(args) => read::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::FailoverTable(args) => failover::table::run(&args),
+        Command::Cores(args) => cores::run(&args),
         Command::HitRate(args) => hit_rate::run(&args),
         Command::Floor(args) => floor::run(&args),
         Command::FloorResponder(args) => floor::responder::run(&args),

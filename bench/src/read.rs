@@ -85,6 +85,9 @@ pub struct ReadArgs {
     /// Seed of the image and of random offsets.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Cores of the node, one shard each; the fleet's is 1.
+    #[arg(long, default_value = "0", conflicts_with = "servers")]
+    pub node_cores: String,
     /// Do not pin node and fleet to cores.
     #[arg(long)]
     pub no_pin: bool,
@@ -322,7 +325,7 @@ pub fn start_node(args: &ReadArgs) -> anyhow::Result<NodeProcess> {
     flag("--sessions", args.devices.max(1024).to_string());
     flag("--boot-limit", "0".to_owned());
     if !args.no_pin {
-        flag("--cores", CORES.0.to_string());
+        flag("--cores", args.node_cores.clone());
     }
     NodeProcess::start(&image, &flags)
 }

@@ -22,6 +22,7 @@ mod spread;
 use anyhow::anyhow;
 
 pub use args::{FloorArgs, Part};
+pub use spread::Spread;
 
 use crate::net::may_make_namespaces;
 use crate::read::{self, CORES};
