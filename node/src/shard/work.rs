@@ -146,17 +146,25 @@ impl Shard {
         }
     }
 
-    /// Queues a small reply, which shares a send with others of its session; sends it alone when there is no room.
+    /// Queues a small reply, which shares a send with others of its session.
+    ///
+    /// Where the shard has no room for another job it is sent alone, as long as that leaves half of the plans to the replies that
+    /// are queued. A device that has twice as much to get as it was told that it may ask for gets no more signs of life: each would
+    /// cost a send of its own, and the sends that the others wait for.
     pub(super) fn queue_small(&mut self, new: NewJob, out: &mut Outbox) {
         let index = new.session;
         let bound = u32::from(self.shared.limits.session_jobs_max) * 2;
-        if u32::from(self.sessions.get(index).jobs) < bound && !self.jobs.is_full() {
+        let session = self.sessions.get(index);
+        let floods = u32::from(session.jobs) >= bound;
+        if !floods && !self.jobs.is_full() {
             let job = self.jobs.add(new).expect("asked is_full just now");
             self.sessions.get_mut(index).jobs += 1;
             self.enqueue(job);
             return;
         }
-        let session = self.sessions.get(index);
+        if floods || out.free_plans() <= usize::from(self.shared.limits.plans) / 2 {
+            return self.counters.replies_dropped.inc();
+        }
         let (peer, local) = (session.peer(), session.local());
         let mut bytes = [0; serve::SMALL_BYTES];
         self.encode_small(&new, Nanos::ZERO, &mut bytes);
