@@ -39,10 +39,10 @@ struct Seen {
 }
 
 impl Seen {
-    fn percentile(&mut self, share: f64) -> u64 {
+    fn percentile(&mut self, per_cent: usize) -> u64 {
         self.latencies.sort_unstable();
         let last = self.latencies.len() - 1;
-        self.latencies[(last as f64 * share) as usize] / 1000
+        self.latencies[last * per_cent / 100] / 1000
     }
 }
 
@@ -175,9 +175,9 @@ fn closed_loop(core: &mut Core, load: impl Fn(usize) -> (usize, usize)) {
     }
 }
 
-/// The worst percentile of these devices.
-fn worst(seen: &mut [Seen], share: f64) -> u64 {
-    seen.iter_mut().map(|seen| seen.percentile(share)).max().unwrap()
+/// This percentile of the device that is worst off.
+fn worst(seen: &mut [Seen], per_cent: usize) -> u64 {
+    seen.iter_mut().map(|seen| seen.percentile(per_cent)).max().unwrap()
 }
 
 /// The fewest and the most reads that one of these devices had answered.
@@ -206,7 +206,7 @@ fn a_greedy_device_takes_little_from_modest_ones() {
     let mut core = Core::new(64);
     closed_loop(&mut core, |n| if n == 0 { (64, BLOCK) } else { modest(n) });
     let greedy = core.seen.remove(0);
-    let (p99, alone_p99) = (worst(&mut core.seen, 0.99), worst(&mut alone.seen, 0.99));
+    let (p99, alone_p99) = (worst(&mut core.seen, 99), worst(&mut alone.seen, 99));
     let ((least, most), (before, _)) = (spread(&core.seen), spread(&alone.seen));
     println!(
         "63 modest devices: p99 {p99} µs beside a greedy one, {alone_p99} µs without; {least} to {most} reads each, {before} \
@@ -264,7 +264,7 @@ fn at_four_times_the_capacity_goodput_stays_and_nobody_starves() {
         let goodput = served as f64 / capacity as f64;
         println!(
             "{times} x: goodput {goodput:.2}, p99 {} µs, {} lost in the socket; {least} to {most} each",
-            worst(&mut core.seen, 0.99),
+            worst(&mut core.seen, 99),
             core.dropped
         );
         assert_all_answered(&core);
@@ -283,7 +283,7 @@ fn a_device_that_floods_is_told_that_the_node_is_busy_and_the_others_do_not_noti
     open_loop(&mut core, 1, capacity);
     assert_all_answered(&core);
     let flood = core.seen.remove(0);
-    let (p99, alone_p99) = (worst(&mut core.seen, 0.99), worst(&mut alone.seen, 0.99));
+    let (p99, alone_p99) = (worst(&mut core.seen, 99), worst(&mut alone.seen, 99));
     let ((least, most), (before, _)) = (spread(&core.seen), spread(&alone.seen));
     println!(
         "63 modest devices: p99 {p99} µs beside a flood, {alone_p99} µs without; {least} to {most} reads each, {before} without; \
