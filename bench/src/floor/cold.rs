@@ -25,7 +25,8 @@ pub const READ_BYTES: u64 = 64 << 10;
 const CACHE_BYTES: u64 = 64 << 20;
 /// Depths that are tried to find the one at which the disk is the limit.
 const DEPTHS: [u32; 5] = [4, 8, 16, 32, 64];
-/// The first depth with this share of the best rate is taken: deeper queues only wait longer.
+/// The deepest queue with this share of the best rate is taken: there the disk is the limit for either side, also for the one that
+/// takes longer to ask again.
 const ENOUGH: f64 = 0.97;
 /// Length of each try in seconds.
 const TRY_SECONDS: f64 = 0.5;
@@ -210,7 +211,7 @@ fn find_depth(path: &Path, core: Option<usize>, tries: &mut Vec<Try>) -> anyhow:
         tries.push(Try { depth, mib_per_s: round(fio.mib_per_s, 1) });
     }
     let best = tries.iter().map(|a_try| a_try.mib_per_s).fold(0.0, f64::max);
-    let enough = tries.iter().find(|a_try| a_try.mib_per_s >= best * ENOUGH);
+    let enough = tries.iter().rfind(|a_try| a_try.mib_per_s >= best * ENOUGH);
     Ok(enough.context("fio read nothing")?.depth)
 }
 

@@ -24,8 +24,9 @@ pub use sys::Image;
 
 /// Requests that wait for a free send; a client repeats what is dropped beyond. Derived: more than any load has outstanding.
 const BACKLOG_MAX: usize = 16_384;
-/// Buffers of the socket, both ways; the node's shards ask for as much.
-const SOCKET_BUFFER_BYTES: usize = 4 << 20;
+/// Buffers of the socket, both ways, as in `udprr.c`: on loopback what lies in a receiver's buffer still counts as being sent, and
+/// 8 reads of 1 MiB must not wait for room.
+const SOCKET_BUFFER_BYTES: usize = 32 << 20;
 
 /// What the responder is told by the program that starts it.
 #[derive(Clone, Debug, clap::Args)]
