@@ -205,6 +205,18 @@ pub struct ServeArgs {
     /// Read blocks ahead of devices that read in order.
     #[arg(long, value_enum, default_value_t = OnOff::On)]
     pub read_ahead: OnOff,
+    /// Remember beside each image what starting devices read of it, and load that when the first device comes after a start of the node.
+    #[arg(long, value_enum, default_value_t = OnOff::On)]
+    pub warm_up: OnOff,
+    /// Load the whole image at the start, and never evict a block of it. With --farm: cache_pinned of the vDisk.
+    #[arg(long, conflicts_with = "farm")]
+    pub cache_pinned: bool,
+    /// Disk reads that one store (file system) is asked at once by all shards together, or auto: what its device's queue holds.
+    #[arg(long, default_value = "auto")]
+    pub store_depth: StoreDepth,
+    /// Memory node of the cache: off (the kernel chooses), disk (the one of the images' disk), nic:INTERFACE, or a number.
+    #[arg(long, default_value = "off")]
+    pub numa_node: NumaNode,
     /// Submission entries of each ring, a power of two.
     #[arg(long, default_value_t = 1024)]
     pub ring_entries: u32,
@@ -262,6 +274,84 @@ impl OnOff {
 impl fmt::Display for OnOff {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.is_on() { "on" } else { "off" })
+    }
+}
+
+/// How many reads a store is asked at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreDepth {
+    /// What its device's queue holds.
+    Auto,
+    /// So many.
+    Is(u16),
+}
+
+impl FromStr for StoreDepth {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<StoreDepth, String> {
+        if text == "auto" {
+            return Ok(StoreDepth::Auto);
+        }
+        let depth = text.parse().ok().filter(|&depth| depth > 0).map(StoreDepth::Is);
+        depth
+            .ok_or_else(|| format!("'{text}' is no depth: write a number from 1 to 65535, or auto"))
+    }
+}
+
+impl fmt::Display for StoreDepth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreDepth::Auto => f.write_str("auto"),
+            StoreDepth::Is(depth) => write!(f, "{depth}"),
+        }
+    }
+}
+
+/// Which memory node the cache is to lie on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NumaNode {
+    /// Whichever the kernel chooses.
+    Off,
+    /// The one of the disk with the images.
+    Disk,
+    /// The one of this network interface.
+    Nic(String),
+    /// This one.
+    Is(u32),
+}
+
+impl FromStr for NumaNode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<NumaNode, String> {
+        let bad = || {
+            format!(
+                "'{text}' is no memory node: write off, disk, nic:INTERFACE, or a number from 0 to 1023"
+            )
+        };
+        match text {
+            "off" => Ok(NumaNode::Off),
+            "disk" => Ok(NumaNode::Disk),
+            _ => match text.strip_prefix("nic:") {
+                Some("") => Err(bad()),
+                Some(name) => Ok(NumaNode::Nic(name.to_owned())),
+                None => {
+                    text.parse().ok().filter(|&node| node < 1024).map(NumaNode::Is).ok_or_else(bad)
+                }
+            },
+        }
+    }
+}
+
+impl fmt::Display for NumaNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            NumaNode::Off => f.write_str("off"),
+            NumaNode::Disk => f.write_str("disk"),
+            NumaNode::Nic(name) => write!(f, "nic:{name}"),
+            NumaNode::Is(node) => write!(f, "{node}"),
+        }
     }
 }
 

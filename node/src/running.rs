@@ -11,8 +11,8 @@ use diskstream_ring::{
     Arena, ArenaConfig, DirectFile, Features, Ring, RingConfig, SocketConfig, UdpSocket, Waker,
     clock, pin,
 };
-use diskstream_vdisk::{FlatMap, Vdisk};
-use diskstream_wire::{ContentId, Nanos};
+use diskstream_vdisk::Vdisk;
+use diskstream_wire::Nanos;
 
 use crate::cache::Cache;
 use crate::event_loop::{Command, ShardThread};
@@ -103,7 +103,8 @@ impl RunningNode {
     /// When the host has not as much: says how much there is.
     pub fn arena_for(settings: &Settings) -> anyhow::Result<Arc<Arena>> {
         let config = ArenaConfig { bytes: settings.cache_bytes, huge_pages: settings.huge_pages };
-        Ok(Arc::new(Arena::new(&config).context("--cache")?))
+        let node = crate::provision::memory_node(settings)?;
+        Ok(Arc::new(Arena::on_node(&config, 0, node).context("--cache")?))
     }
 
     /// Starts the shards over this memory, these sockets and images.
@@ -435,18 +436,6 @@ fn open_files(vdisk: &Option<Vdisk>) -> anyhow::Result<Vec<Arc<DirectFile>>> {
         .collect()
 }
 
-/// A vDisk as the shards serve it. One that is not here takes no devices, and says so to each.
-fn entry(name: &str, vdisk: Option<&Vdisk>) -> VdiskEntry {
-    let Some(vdisk) = vdisk else {
-        let nothing = Arc::new(FlatMap::dense(diskstream_vdisk::SECTOR_BYTES));
-        let entry = VdiskEntry::new(name, ContentId::default(), nothing, None);
-        entry.eligible.store(false, std::sync::atomic::Ordering::Relaxed);
-        return entry;
-    };
-    let hashes = Some(vdisk.block_hashes_shared());
-    VdiskEntry::new(name, ContentId(vdisk.content_id().0), vdisk.map_shared(), hashes)
-}
-
 /// A copy that is not what the farm file prescribes takes no devices; what is pinned to one node is said once.
 fn check_content(farm: &Farm, entries: &[Arc<VdiskEntry>]) {
     for (vdisk, entry) in farm.vdisks.iter().zip(entries) {
@@ -487,12 +476,7 @@ fn share(
         diskstream_vdisk::BlockHashes::can_verify(settings.block_bytes as u64),
         "the flags allow only blocks that can be checked against the content id"
     );
-    let entries: Vec<Arc<VdiskEntry>> = settings
-        .vdisks
-        .iter()
-        .zip(vdisks)
-        .map(|(config, vdisk)| Arc::new(entry(&config.name, vdisk.as_ref())))
-        .collect();
+    let (entries, limits) = crate::provision::provide(settings, vdisks)?;
     let advertised = |addr: SocketAddr| -> SocketAddr {
         let ip: IpAddr = settings.advertise.unwrap_or(addr.ip());
         SocketAddr::new(ip, addr.port())
@@ -518,7 +502,7 @@ fn share(
         io_endpoints: io.iter().copied().map(advertised).collect(),
         placement_seed,
         wall_clock: WallClock::new(clock::unix_seconds(), clock::now()),
-        limits: settings.limits,
+        limits,
         view,
         own: OwnLoad::default(),
     })

@@ -8,7 +8,7 @@ use diskstream_ring::{HugePages, pin};
 use diskstream_wire::limits::{IO_PORTS, LOGIN_PORT};
 use diskstream_wire::{NodeEntry, limits};
 
-use crate::cli::{Bytes, HttpAt, PortRange, ServeArgs};
+use crate::cli::{Bytes, HttpAt, NumaNode, PortRange, ServeArgs, StoreDepth};
 use crate::farm::Farm;
 use crate::shard::{Limits, SHARDS_MAX};
 use crate::trust::FarmKey;
@@ -20,6 +20,8 @@ pub struct VdiskSetting {
     pub name: String,
     /// Its image; none when this node does not have the store.
     pub path: Option<PathBuf>,
+    /// Whether all of it stays in the cache.
+    pub kept: bool,
 }
 
 /// Where the control socket is.
@@ -67,6 +69,12 @@ pub struct Settings {
     pub huge_pages: HugePages,
     /// Bytes of a block.
     pub block_bytes: usize,
+    /// Whether what boots read is remembered and read ahead.
+    pub warm_up: bool,
+    /// Disk reads of one store at once.
+    pub store_depth: StoreDepth,
+    /// Memory node of the cache.
+    pub numa_node: NumaNode,
     /// Entries of each ring.
     pub ring_entries: u32,
     /// Receive buffers of each shard.
@@ -125,6 +133,9 @@ impl Settings {
             cache_bytes: usize::try_from(cache_bytes).context("--cache")?,
             huge_pages: args.huge_pages,
             block_bytes: usize::try_from(args.block.0).context("--block")?,
+            warm_up: args.warm_up.is_on(),
+            store_depth: args.store_depth,
+            numa_node: args.numa_node.clone(),
             ring_entries: args.ring_entries,
             receive_buffers: args.receive_buffers,
             socket_buffer_bytes: usize::try_from(args.socket_buffer.0)
@@ -186,8 +197,11 @@ impl Settings {
         peers: &[SocketAddr],
     ) -> anyhow::Result<()> {
         let farm = Farm::single_image(image, &[], self.boot_limit);
-        self.vdisks =
-            vec![VdiskSetting { name: farm.vdisks[0].name.clone(), path: Some(image.to_owned()) }];
+        self.vdisks = vec![VdiskSetting {
+            name: farm.vdisks[0].name.clone(),
+            path: Some(image.to_owned()),
+            kept: args.cache_pinned,
+        }];
         self.others = crate::serve::node_entries(peers);
         "any MAC is admitted, without a key".clone_into(&mut self.admission);
         match &args.key_file {
@@ -222,6 +236,7 @@ impl Settings {
             .map(|v| VdiskSetting {
                 name: v.name.clone(),
                 path: node.stores.contains(&v.store).then(|| v.path.clone()),
+                kept: v.cache_pinned,
             })
             .collect();
         self.others =
@@ -330,11 +345,14 @@ impl Settings {
                 Bytes(self.socket_buffer_bytes as u64)
             ),
             format!(
-                "cache {} in blocks of {}, huge pages {}, read-ahead {}",
+                "cache {} in blocks of {}, huge pages {}, memory node {}, read-ahead {}, warm-up {}, store depth {}",
                 Bytes(self.cache_bytes as u64),
                 Bytes(self.block_bytes as u64),
                 self.huge_pages,
-                if self.limits.read_ahead { "on" } else { "off" }
+                self.numa_node,
+                if self.limits.read_ahead { "on" } else { "off" },
+                if self.warm_up { "on" } else { "off" },
+                self.store_depth
             ),
             format!(
                 "sessions {} a shard, boot limit {}, drain {} s, metrics at {}",

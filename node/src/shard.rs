@@ -16,8 +16,9 @@
 //! |---|---|
 //! | [`login`], [`place`], [`start`] | who is let in, where to, and what a session may do |
 //! | [`read`], [`load`], [`wake`] | what a read gets: bytes, a mark, an error, or a sign of life; one disk read for each block |
-//! | [`ahead`], [`early`] | which blocks are loaded before they are asked for |
 //! | [`foresight`] | what the next reads will touch, asked for ahead |
+//! | [`stores`] | how many reads each store is asked at once |
+//! | [`ahead`], [`feed`], [`record`], [`early`] | which blocks are loaded before they are asked for |
 //! | [`serve`] | whose turn it is, and what shares a send |
 //! | [`keep`], [`roles`] | how sessions live, and which of them are load |
 //! | [`notices`], [`drain`], [`rebalance`] | how devices are told to move, and how a node empties |
@@ -30,6 +31,7 @@ mod boot_slots;
 mod counters;
 mod drain;
 mod early;
+mod feed;
 mod flights;
 mod foresight;
 mod fragments;
@@ -48,12 +50,14 @@ mod place;
 pub(crate) mod random;
 mod read;
 mod rebalance;
+mod record;
 mod roles;
 mod serve;
 mod session;
 mod sessions;
 mod shared;
 mod start;
+mod stores;
 mod wake;
 mod work;
 
@@ -74,12 +78,14 @@ pub use counters::{
     Counter, Get, HISTOGRAM_BUCKETS, Histogram, METRICS, Metric, MetricKind, ShardCounters,
 };
 pub use drain::LEFT_NAMED;
+pub use feed::Feed;
 pub use foresight::FORESEEN;
 pub use io::{
     DiskRead, EVENTS_MAX, Event, FileRef, Input, Outbox, Severity, ShardMessage, SocketRole,
 };
-pub use limits::{BadLimits, Limits, SHARDS_MAX};
+pub use limits::{BadLimits, Limits, SHARDS_MAX, STORES_MAX};
 pub use mutation::Mutation;
+pub use record::Recorder;
 pub use session::DeviceFigures;
 pub use sessions::session_cost_bytes;
 pub use shared::{NodeShared, VdiskEntry, WallClock, endpoint_for};
@@ -95,6 +101,7 @@ use rebalance::Rebalance;
 use roles::Roles;
 use session::{Phase, Told};
 use sessions::Sessions;
+use stores::Stores;
 use work::End;
 
 use crate::view::ViewReader;
@@ -116,6 +123,7 @@ pub struct Shard {
     jobs: Jobs,
     flights: Flights,
     foresight: Foresight,
+    stores: Stores,
     /// Sessions whose turn will come.
     round: VecDeque<u32>,
     roles: Roles,
@@ -131,6 +139,8 @@ pub struct Shard {
     expected_due: Nanos,
     /// When the next waiter or flight is due.
     flights_due: Nanos,
+    /// When to look at the lists of blocks to load.
+    feed_due: Nanos,
     /// When the next sweep begins.
     sweep_due: Nanos,
     /// Slots of sessions that the sweep under way has looked at.
@@ -207,6 +217,7 @@ impl Shard {
             jobs: Jobs::new(limits.jobs()),
             flights: Flights::new(limits.flights_max),
             foresight: Foresight::default(),
+            stores: Stores::new(limits),
             round: VecDeque::with_capacity(limits.sessions_max as usize),
             roles: Roles::default(),
             drain: None,
@@ -217,6 +228,7 @@ impl Shard {
             distrusted_view: None,
             expected_due: Nanos::ZERO,
             flights_due: Nanos::NEVER,
+            feed_due: first_feed(&shared),
             sweep_due: Nanos::NEVER,
             sweep_at: 0,
             unfinished: false,
@@ -279,6 +291,7 @@ impl Shard {
         if now >= self.flights_due {
             self.tick_flights(now, out);
         }
+        self.feed(now, out);
         self.sweep(now, out);
         self.send_notices(now, out);
         self.serve(now, out);
@@ -296,7 +309,11 @@ impl Shard {
             return Nanos::ZERO;
         }
         let drain = self.drain.as_ref().map_or(Nanos::NEVER, Drain::due);
-        self.flights_due.earlier(self.notices.due).earlier(self.sweep_due).earlier(drain)
+        self.flights_due
+            .earlier(self.feed_due)
+            .earlier(self.notices.due)
+            .earlier(self.sweep_due)
+            .earlier(drain)
     }
 
     /// A turn begins. One that is far too late means that the node was paused.
@@ -511,6 +528,12 @@ impl Shard {
             self.counters.events_dropped.inc();
         }
     }
+}
+
+/// When a new shard looks for blocks to load: at once, if any are to be.
+fn first_feed(shared: &NodeShared) -> Nanos {
+    let active = shared.vdisks().is_some_and(|vdisks| vdisks.iter().any(|v| v.feed.is_active()));
+    if active { Nanos::ZERO } else { Nanos::NEVER }
 }
 
 /// Which session a datagram names.

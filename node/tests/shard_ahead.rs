@@ -7,7 +7,7 @@
 
 mod shard_support;
 
-use diskstream_node::shard::Limits;
+use diskstream_node::shard::{Feed, Limits, Recorder, VdiskEntry};
 use diskstream_wire::{Message, Nanos, Read, ReadErrorCode};
 
 use shard_support::device::Device;
@@ -183,5 +183,109 @@ fn a_store_that_does_not_answer_is_not_asked_ahead() {
     assert_eq!(world.counters(0).ahead_sequential.get(), 0);
     world.answer_disk();
     world.run();
+    world.assert_at_rest();
+}
+
+#[test]
+fn misses_are_read_before_what_is_read_ahead() {
+    let mut world = world_of(Limits { store_depth: 1, ..limits() }, 1);
+    let mut runner = Device::on_shard(&world, 0, 1).connect(&mut world);
+    let mut other = Device::on_shard(&world, 0, runner.mac.0[5] + 1).connect(&mut world);
+    (0..11).for_each(|n| drop(runner.read_right(&mut world, block(n), UNIT)));
+    world.disk_runs = false;
+    let next = runner.read_message(block(12), UNIT);
+    runner.send_read(&mut world, &next);
+    world.run();
+    assert!(world.counters(0).disk_queued.get() > 0, "several blocks ahead, one at a time");
+    let miss = other.read_message(block(60), UNIT);
+    other.send_read(&mut world, &miss);
+    world.run();
+    let mut asked = Vec::new();
+    while let Some((shard, read)) = world.disk.pop_front() {
+        asked.push(read.file_offset as usize / BLOCK);
+        world.answer(shard, &read);
+        world.run();
+    }
+    assert_eq!(asked.iter().position(|&n| n == 60), Some(1), "after the one under way: {asked:?}");
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+fn fed(feed: Feed, kept: bool, frames: usize) -> World {
+    let change = Box::new(move |entry: &mut VdiskEntry| {
+        entry.kept = kept;
+        entry.recorder = Some(Recorder::new(BLOCKS as u64));
+        entry.feed = feed;
+    });
+    World::new(Setup { change: Some(change), frames, ..setup() })
+}
+
+#[test]
+fn what_earlier_boots_read_is_there_when_a_device_has_come() {
+    let list: Box<[u32]> = Box::new([40, 3, 3, 63, 7, 9999]);
+    let mut world = fed(Feed::of(list), false, 2 * BLOCKS);
+    world.run();
+    assert_eq!(world.counters(0).disk_reads.get(), 0, "nobody is here yet");
+    let mut device = Device::on_shard(&world, 0, 1).connect(&mut world);
+    world.run();
+    assert_eq!(world.counters(0).ahead_listed.get(), 4);
+    for n in [7, 40, 63, 3] {
+        device.read_right(&mut world, block(n), UNIT);
+    }
+    assert_eq!(world.counters(0).cache_misses.get(), 0);
+    assert_eq!(world.shared.cache.stats().ahead_used, 4);
+    device.read_right(&mut world, block(20), UNIT);
+    let recorder = world.shared.vdisk(0).recorder.as_ref().expect("set above");
+    let read = recorder.collect(world.now, true);
+    assert_eq!(read, Some(vec![7, 40, 63, 3, 20]), "hits and misses, in the order of first use");
+    world.assert_at_rest();
+}
+
+#[test]
+fn only_the_first_minute_of_a_boot_is_recorded() {
+    let mut world = fed(Feed::default(), false, 2 * BLOCKS);
+    let mut device = Device::on_shard(&world, 0, 1).connect(&mut world);
+    device.read_right(&mut world, block(1), UNIT);
+    world.pass(Nanos::from_secs(61));
+    device.read_right(&mut world, block(2), UNIT);
+    let recorder = world.shared.vdisk(0).recorder.as_ref().expect("set above");
+    assert_eq!(recorder.collect(world.now, true), Some(vec![1]));
+}
+
+#[test]
+fn what_is_to_stay_is_loaded_without_a_device_and_never_goes() {
+    let mut world = fed(Feed::all(BLOCKS as u32), true, BLOCKS + 16);
+    world.run();
+    let reads = world.counters(0).disk_reads.get();
+    assert_eq!((reads, world.shared.cache.stats().frames_kept), (BLOCKS as u64, BLOCKS as u64));
+    let mut device = Device::on_shard(&world, 0, 1).connect(&mut world);
+    (0..BLOCKS).for_each(|n| drop(device.read_right(&mut world, block(n), UNIT)));
+    assert_eq!(world.counters(0).disk_reads.get(), reads);
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_list_gives_way_to_misses_and_goes_on_when_they_are_done() {
+    let limits = Limits { flights_max: 8, ..limits() };
+    let list: Box<[u32]> = (0..BLOCKS as u32).collect();
+    let change = Box::new(move |entry: &mut VdiskEntry| entry.feed = Feed::of(list));
+    let mut world = World::new(Setup { change: Some(change), limits, ..setup() });
+    world.disk_runs = false;
+    let mut device = Device::on_shard(&world, 0, 1).connect(&mut world);
+    world.run();
+    assert_eq!(world.disk.len(), 2, "a quarter of the flights");
+    for n in 50..54 {
+        let read = device.read_message(block(n), UNIT);
+        device.send_read(&mut world, &read);
+    }
+    world.run();
+    assert_eq!(world.disk.len(), 6);
+    world.disk_runs = true;
+    for _ in 0..100 {
+        world.pass(Nanos::from_millis(5));
+    }
+    assert!(world.shared.vdisk(0).feed.done() == BLOCKS as u32, "all of the list was looked at");
+    assert_eq!(world.counters(0).disk_reads.get(), BLOCKS as u64, "and each block read once");
+    world.mail.clear();
     world.assert_at_rest();
 }

@@ -242,7 +242,8 @@ fn a_slow_store_leaves_room_for_the_devices_of_another() {
             { mac = "02:00:00:00:00:02", name = "two", vdisk = "two" },
         ]
     "#;
-    let limits = Limits { flights_max: 8, sessions_max: 4, plans: 64, ..Limits::default() };
+    let limits =
+        Limits { flights_max: 8, sessions_max: 4, plans: 64, stores: 2, ..Limits::default() };
     let setup = Setup { farm: Some(FARM), second_vdisk: true, limits, ..Setup::default() };
     let mut world = World::new(setup);
     let mut slow = Device::new(1).connect(&mut world);
@@ -252,7 +253,11 @@ fn a_slow_store_leaves_room_for_the_devices_of_another() {
     let reads: Vec<_> = (0..8).map(|n| slow.read_message(n * BLOCK as u64, UNIT)).collect();
     reads.iter().for_each(|read| slow.send_read(&mut world, read));
     world.run();
-    assert_eq!((world.disk.len(), world.mail_for(slow.at).len()), (4, 4), "half, the rest busy");
+    assert_eq!(
+        (world.disk.len(), world.mail_for(slow.at).len()),
+        (4, 4),
+        "its share, the rest busy"
+    );
     let stuck = std::mem::take(&mut world.disk);
     world.disk_runs = true;
     for n in 0..8 {
@@ -262,5 +267,55 @@ fn a_slow_store_leaves_room_for_the_devices_of_another() {
     world.disk = stuck;
     world.run();
     assert_eq!(world.mail_for(slow.at).len(), 4 * 3);
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_store_is_asked_for_no_more_than_it_takes_and_the_oldest_first() {
+    let limits = Limits { store_depth: 2, sessions_max: 4, plans: 64, ..Limits::default() };
+    let mut world = World::new(Setup { limits, ..Setup::default() });
+    let mut device = Device::new(1).connect(&mut world);
+    world.disk_runs = false;
+    let order = [7u64, 3, 9, 1, 12];
+    let reads = order.map(|n| device.read_message(n * BLOCK as u64, UNIT));
+    for read in &reads {
+        device.send_read(&mut world, read);
+        world.pass(Nanos::from_micros(10));
+    }
+    let mut asked = Vec::new();
+    while let Some((shard, read)) = world.disk.pop_front() {
+        assert!(world.disk.len() <= 1, "two at once at most");
+        asked.push(read.file_offset / BLOCK as u64);
+        world.answer(shard, &read);
+        world.run();
+    }
+    assert_eq!(asked, order, "in the order in which they were asked for");
+    assert_eq!(world.counters(0).disk_queued.get(), 3);
+    assert_eq!(world.counters(0).disk_reads.get(), 5);
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_read_that_never_ends_holds_its_turn_and_the_rest_time_out_and_recover() {
+    let limits = Limits { store_depth: 1, sessions_max: 4, plans: 64, ..Limits::default() };
+    let deadline = limits.disk_deadline;
+    let mut world = World::new(Setup { limits, ..Setup::default() });
+    let mut device = Device::new(1).connect(&mut world);
+    world.disk_runs = false;
+    let reads = [0u64, 1].map(|n| device.read_message(n * BLOCK as u64, UNIT));
+    reads.iter().for_each(|read| device.send_read(&mut world, read));
+    world.run();
+    assert_eq!(world.disk.len(), 1);
+    world.pass(deadline + Nanos::from_millis(1));
+    let mail = world.mail_for(device.at);
+    let timeouts = mail.iter().filter(|mail| matches!(mail.message(), Message::ReadError(e) if e.code == ReadErrorCode::StoreTimeout));
+    assert_eq!(timeouts.count(), 2, "also who never had a turn is told");
+    // The disk comes back: what is still queued is read, and the devices are served again.
+    world.disk_runs = true;
+    world.run();
+    for n in 0..2 {
+        device.read_right(&mut world, n * BLOCK as u64, UNIT);
+    }
     world.assert_at_rest();
 }

@@ -13,6 +13,7 @@ use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 mod donor;
 mod headers;
 mod host;
+mod numa;
 
 pub use headers::{AREA_BYTES, AREAS_MAX};
 
@@ -166,6 +167,7 @@ pub struct Arena {
     len: usize,
     backing: Backing,
     headers: headers::Headers,
+    node: Option<u32>,
 }
 
 impl Arena {
@@ -186,6 +188,19 @@ impl Arena {
     /// # Errors
     /// See [`ArenaError`].
     pub fn with_headers(config: &ArenaConfig, rings: u16) -> Result<Arena, ArenaError> {
+        Arena::on_node(config, rings, None)
+    }
+
+    /// The same, from the memory of one NUMA node. Where the kernel does not bind memory, that is a warning, and the kernel chooses;
+    /// where the node has not enough, smaller pages are tried, and then it is an error.
+    ///
+    /// # Errors
+    /// See [`ArenaError`].
+    pub fn on_node(
+        config: &ArenaConfig,
+        rings: u16,
+        node: Option<u32>,
+    ) -> Result<Arena, ArenaError> {
         let bytes = config.bytes;
         if bytes == 0 {
             return Err(ArenaError::Empty);
@@ -193,8 +208,8 @@ impl Arena {
         let mut first_failure = None;
         for backing in candidates(config.huge_pages, bytes) {
             let len = rounded(bytes, backing).ok_or(ArenaError::TooLarge { bytes })?;
-            match map(len, backing) {
-                Ok(map) => {
+            match map(len, backing, node) {
+                Ok((map, node)) => {
                     report(config, backing, first_failure.as_ref());
                     return Ok(Arena {
                         donor: donor::Donor::default(),
@@ -202,6 +217,7 @@ impl Arena {
                         len,
                         backing,
                         headers: headers::Headers::new(rings),
+                        node,
                     });
                 }
                 Err(error) if backing == Backing::Plain => return Err(give_up(bytes, error)),
@@ -256,6 +272,12 @@ impl Arena {
     /// Pages that lie together: a range that stays in one of them is one fragment of a datagram.
     pub(crate) fn page_bytes(&self) -> usize {
         self.backing.page_bytes()
+    }
+
+    /// The NUMA node that its memory is bound to.
+    #[must_use]
+    pub fn node(&self) -> Option<u32> {
+        self.node
     }
 
     /// Bytes `offset..offset + len`.
@@ -350,7 +372,8 @@ fn rounded(bytes: usize, backing: Backing) -> Option<usize> {
     bytes.checked_next_multiple_of(backing.page_bytes()).filter(|len| isize::try_from(*len).is_ok())
 }
 
-fn map(len: usize, backing: Backing) -> io::Result<MmapRaw> {
+/// The mapping, and the node that it is bound to.
+fn map(len: usize, backing: Backing, node: Option<u32>) -> io::Result<(MmapRaw, Option<u32>)> {
     let huge = match backing {
         Backing::OneGiB => Some(30),
         Backing::TwoMiB => Some(21),
@@ -370,12 +393,20 @@ fn map(len: usize, backing: Backing) -> io::Result<MmapRaw> {
     if backing == Backing::Transparent {
         map.advise(Advice::HugePage)?;
     }
+    // Before the first touch, which is when pages are taken.
+    let bound = node.filter(|&node| match numa::bind(map.as_mut_ptr(), len, node) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(node, %error, "the kernel does not bind memory to this node; it chooses itself");
+            false
+        }
+    });
     // Unlike MAP_POPULATE this says when pages are missing, instead of a signal at the first touch. Linux 5.14.
     match map.advise(Advice::PopulateWrite) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
         other => other?,
     }
-    Ok(map)
+    Ok((map, bound))
 }
 
 fn give_up(bytes: usize, source: io::Error) -> ArenaError {

@@ -53,6 +53,8 @@ pub struct SimDevice {
     contents: Vec<SimImage>,
     opened: Option<usize>,
     workload: Workload,
+    /// The unit to read next, where it reads in order.
+    cursor: Option<usize>,
     /// Reads of a closed loop that are left.
     to_do: usize,
     /// When the next read of an open loop is planned.
@@ -124,6 +126,8 @@ impl SimDevice {
             contents,
             opened: None,
             workload: options.workload,
+            // A third of a MiB apart: some runs meet, others do not.
+            cursor: options.in_order.then_some(number * 85),
             to_do,
             next_read,
             backlog: VecDeque::new(),
@@ -433,7 +437,7 @@ impl SimDevice {
 
     fn ask(&mut self, units_max: usize, planned: Nanos, now: Nanos) -> bool {
         let units = self.contents[0].padded.len() / UNIT_BYTES;
-        let first = self.random.index(units);
+        let first = self.cursor.map_or_else(|| self.random.index(units), |at| at % units);
         let count = (self.random.index(units_max) + 1).min(units - first);
         let buffer = vec![0xA5; count * UNIT_BYTES];
         let offset = (first * UNIT_BYTES) as u64;
@@ -441,6 +445,7 @@ impl SimDevice {
             return false;
         }
         self.outstanding.insert(self.next_token, Asked { offset, planned });
+        self.cursor = self.cursor.map(|_| first + count);
         self.next_token += 1;
         true
     }

@@ -1,7 +1,7 @@
 //! A node in the world: its real shards over simulated sockets, disk and delayed queues between cores.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, OnceLock};
@@ -10,8 +10,8 @@ use diskstream_node::cache::Cache;
 use diskstream_node::farm::Farm;
 use diskstream_node::rebalance::{Settings, begin, decide, split};
 use diskstream_node::shard::{
-    BootSlots, DiskRead, Input, Limits, Mutation, NodeShared, Outbox, Shard, ShardCounters,
-    ShardMessage, SocketRole, VdiskEntry, WallClock,
+    BootSlots, DiskRead, Feed, FileRef, Input, Limits, Mutation, NodeShared, Outbox, Recorder,
+    Shard, ShardCounters, ShardMessage, SocketRole, VdiskEntry, WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_node::view::{DrainState, FarmView, OwnLoad, ViewCell};
@@ -52,6 +52,8 @@ pub struct SimNode {
     shared: Arc<NodeShared>,
     contents: Vec<SimImage>,
     disk: SimDisk,
+    /// What is being read from the disk, by file and offset.
+    reading: HashSet<(FileRef, u64)>,
     shard_delay: Nanos,
     mutation: Option<Mutation>,
     next: u64,
@@ -125,6 +127,7 @@ impl SimNode {
             shared,
             contents: spec.contents.clone(),
             disk: spec.disk,
+            reading: HashSet::new(),
             shard_delay: options.shard_delay,
             mutation: spec.mutation,
             next: 0,
@@ -267,6 +270,7 @@ impl SimNode {
             while let Some(due) = self.take_due(shard, now) {
                 match due {
                     Due::Disk(read) => {
+                        self.reading.remove(&(read.file, read.file_offset));
                         let result = self.disk(&read);
                         self.step(shard, Input::DiskDone { token: read.token, result }, now, sent);
                     }
@@ -300,6 +304,17 @@ impl SimNode {
             self.shards.iter().map(|s| of(&s.shard.counters())).sum::<u64>()
         };
         (count(|c| c.sessions_serving.get()), count(|c| c.sessions_standby.get()))
+    }
+
+    /// Disk reads so far, blocks that were loaded before anybody asked, and those that somebody asked for afterwards.
+    #[must_use]
+    pub fn loads(&self) -> [u64; 3] {
+        let sum = |of: fn(&ShardCounters) -> u64| {
+            self.shards.iter().map(|s| of(&s.shard.counters())).sum::<u64>()
+        };
+        let early = sum(|c| c.ahead_sequential.get() + c.ahead_listed.get());
+        let used = self.shared.cache.stats().ahead_used + sum(|c| c.ahead_late.get());
+        [sum(|c| c.disk_reads.get()), early, used]
     }
 
     /// Judges the sums that the node tells its peers.
@@ -362,6 +377,12 @@ impl SimNode {
             self.enqueue(shard, now + delay, Due::Sent { plan, payload });
         }
         for read in reads.drain(..) {
+            // The judge of single flight: demand, other shards and read-ahead together ask for a block once.
+            assert!(
+                self.reading.insert((read.file, read.file_offset)),
+                "judge of single flight: node {} reads a block that it is reading already",
+                self.number
+            );
             let delay = self.disk_time(&read);
             self.enqueue(shard, now + delay, Due::Disk(read));
         }
@@ -438,7 +459,14 @@ fn shared(
     let entries = spec.contents.iter().enumerate().map(|(vdisk, image)| {
         let hashes = Some(Arc::clone(&image.hashes));
         let map = image.map.clone();
-        Arc::new(VdiskEntry::new(&vdisk_name(vdisk), image.content_id(), map, hashes))
+        // Each on a store of its own: one may be stuck while the others are well.
+        let store = u16::try_from(vdisk).expect("few vDisks");
+        let entry = VdiskEntry::new(&vdisk_name(vdisk), image.content_id(), map, hashes);
+        let blocks = u32::try_from(image.size.div_ceil(BLOCK_BYTES)).expect("a small image");
+        let feed =
+            if options.warm { Feed::of((0..blocks).step_by(3).collect()) } else { Feed::default() };
+        let recorder = options.warm.then(|| Recorder::new(u64::from(blocks)));
+        Arc::new(VdiskEntry { store, feed, recorder, ..entry })
     });
     let vdisks = OnceLock::new();
     assert!(vdisks.set(entries.collect()).is_ok(), "a new cell is empty");
@@ -447,6 +475,9 @@ fn shared(
         sessions_max: options.sessions_max,
         plans: 64,
         flights_max: 64,
+        stores: u16::try_from(options.vdisks.max(1)).expect("few vDisks"),
+        // Below what a shard may wait for, so that reads wait for their store's turn.
+        store_depth: 24,
         ..Limits::default()
     };
     let view = ViewCell::default();

@@ -99,6 +99,10 @@ pub struct Options {
     pub shard_delay: Nanos,
     /// Devices are switched on within this time.
     pub boot_spread: Nanos,
+    /// Devices read in the order of the image, each from a place of its own, instead of anywhere.
+    pub in_order: bool,
+    /// Nodes know what earlier boots read: every third block.
+    pub warm: bool,
 }
 
 impl Default for Options {
@@ -129,6 +133,8 @@ impl Default for Options {
             forgeries_per_second: 0,
             shard_delay: Nanos::from_micros(50),
             boot_spread: Nanos::ZERO,
+            in_order: false,
+            warm: false,
         }
     }
 }

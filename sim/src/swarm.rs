@@ -82,7 +82,10 @@ impl Drawn {
     pub fn new(seed: u64) -> Drawn {
         let r = &mut Random::new(seed ^ 0x0b5e_55ed);
         let quiet = r.chance_ppm(150_000);
-        let options = draw_options(quiet, r);
+        let mut options = draw_options(quiet, r);
+        // Drawn apart, so that seeds of past failures still give the same worlds otherwise.
+        let early = &mut Random::new(seed ^ 0x0ea2_1700);
+        (options.in_order, options.warm) = (early.chance_ppm(500_000), early.chance_ppm(500_000));
         let heal_after = Nanos::from_secs(r.between(3, 8));
         let mut drawn = Drawn { options, faults: Vec::new(), heal_after };
         // Each kind is on in about a third of the worlds, by itself.
@@ -215,6 +218,8 @@ fn draw_options(quiet: bool, r: &mut Random) -> Options {
         forgeries_per_second: *r.pick(&[0, 200, 2_000]),
         shard_delay: Nanos::from_micros(*r.pick(&[0, 100, 5_000])),
         boot_spread: Nanos::ZERO,
+        in_order: false,
+        warm: false,
     }
 }
 

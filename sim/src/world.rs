@@ -392,6 +392,13 @@ impl World {
         roles.fold((0, 0), |sum, roles| (sum.0 + roles.0, sum.1 + roles.1))
     }
 
+    /// Disk reads of all nodes that run, blocks that they loaded early, and those of them that were asked for.
+    #[must_use]
+    pub fn loads(&self) -> [u64; 3] {
+        let all = self.nodes.iter().flatten().map(SimNode::loads);
+        all.fold([0; 3], |sum, of| [sum[0] + of[0], sum[1] + of[1], sum[2] + of[2]])
+    }
+
     /// Whether every node that runs sees every other one as it is.
     #[must_use]
     pub fn views_agree(&self) -> bool {

@@ -49,6 +49,8 @@ stories! {
     lossy_60s
     very_lossy
     slow_store
+    hung_store
+    in_order
     lost_store
     lost_store_everywhere
     both_stores_lost

@@ -37,6 +37,7 @@ mod sidecar;
 #[expect(unsafe_code, reason = "system calls that std does not offer; each block says why")]
 mod sys;
 mod vdisk;
+mod warm;
 mod watch;
 
 pub use content::{BlockHashes, ContentId, Unverifiable, Verdict};
@@ -51,4 +52,5 @@ pub use open::{OpenOptions, SidecarUse};
 pub use scrub::{SCRUB_PIECE_BYTES, Scrub, ScrubError, ScrubFound};
 pub use sidecar::{Damage, RehashReason, SidecarWrite, Stale, WriteStep};
 pub use vdisk::{HashSource, Vdisk, WriterAtOpen};
+pub use warm::{WARM_BLOCKS_MAX, WarmError, WarmList};
 pub use watch::{Change, Content, Watch, Writer, Writers, writers_of};

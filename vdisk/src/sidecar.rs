@@ -24,7 +24,7 @@ mod store;
 pub(crate) use record::Record;
 #[cfg(test)]
 pub(crate) use store::remove_leftovers;
-pub(crate) use store::{file_system_clock, load, load_any, save};
+pub(crate) use store::{file_system_clock, load, load_any, save, with_suffix, write_beside};
 
 use std::fmt;
 use std::io;

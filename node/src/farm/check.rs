@@ -199,6 +199,7 @@ impl<'a> Check<'a> {
             write_cache: self.write_cache(raw.write_cache.as_ref()),
             write_cache_bytes: write_cache_bytes
                 .map_or(0, |v| self.number("write_cache_bytes", v, 0, i64::MAX)),
+            cache_pinned: raw.cache_pinned,
             pinned,
             affinity: self.affinity(raw.subnet_affinity.as_ref(), nodes),
             content_id: raw.content_id.as_ref().and_then(|id| self.content_id(id)),

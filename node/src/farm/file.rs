@@ -59,6 +59,8 @@ pub(super) struct RawVdisk {
     pub(super) mode: Option<Spanned<String>>,
     pub(super) write_cache: Option<Spanned<String>>,
     pub(super) write_cache_bytes: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) cache_pinned: bool,
     pub(super) node: Option<Spanned<String>>,
     pub(super) subnet_affinity: Option<Spanned<String>>,
     pub(super) content_id: Option<Spanned<String>>,

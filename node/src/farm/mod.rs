@@ -108,6 +108,8 @@ pub struct Vdisk {
     pub write_cache: WriteCacheType,
     /// Bytes of that write cache; 0: the device decides.
     pub write_cache_bytes: u64,
+    /// Whether the nodes that hold it load all of it at their start, and never evict a block of it.
+    pub cache_pinned: bool,
     /// Index of the only node that may serve it; none: any node that holds it.
     pub pinned: Option<usize>,
     /// Whether its devices are served from their own subnet.
@@ -200,6 +202,7 @@ impl Farm {
                 mode: ImageMode::Standard,
                 write_cache: WriteCacheType::Ram,
                 write_cache_bytes: 0,
+                cache_pinned: false,
                 pinned: None,
                 affinity: Affinity::None,
                 content_id: None,

@@ -133,6 +133,9 @@ impl Source for ArenaSource {
             "Pages that back the arena: 0 plain, 1 transparent huge, 2 of 2 MiB, 3 of 1 GiB.";
         let backing = f64::from(self.0.backing() as u8);
         samples.gauge("arena_backing", help, Vec::new(), backing);
+        let help = "NUMA node that the arena is bound to; -1: none, the kernel chose.";
+        let node = self.0.node().map_or(-1.0, f64::from);
+        samples.gauge("arena_numa_node", help, Vec::new(), node);
     }
 }
 

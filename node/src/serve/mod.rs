@@ -14,6 +14,7 @@
 //! | `announce` | what the node says when it is ready: standard output, metrics |
 //! | `rebalance` | evens out sessions, by command or by itself |
 //! | `scrubber` | reads the images from their disks now and then, and compares |
+//! | `warm` | remembers what boots read, and tells how far vDisks are that stay in the cache |
 //! | `service` | what systemd is told |
 
 mod announce;
@@ -24,6 +25,7 @@ mod open;
 mod rebalance;
 mod scrubber;
 mod service;
+mod warm;
 mod watch;
 
 use std::net::SocketAddr;
@@ -39,6 +41,7 @@ use signal_hook::iterator::Signals;
 
 pub use announce::exporter;
 pub use open::{HashProgress, open_vdisks};
+pub(crate) use warm::load_warm_list;
 
 use crate::cli::{HttpAt, ServeArgs};
 use crate::control::{ControlServer, Reply, Request, RunningControl};
@@ -50,6 +53,7 @@ use crate::status::OwnFacts;
 use control_loop::{ControlLoop, Outside};
 use rebalance::Decisions;
 use scrubber::{Scrubber, Scrubs};
+use warm::WarmUp;
 
 /// What the control loop is asked to do.
 #[derive(Debug)]
@@ -105,6 +109,8 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let (scrubs, decisions) = (Scrubs::new(&node), Arc::new(Decisions::default()));
     let mut sources: Vec<Box<dyn Source>> =
         vec![Box::new(Arc::clone(&scrubs)), Box::new(Arc::clone(&decisions))];
+    let figures = WarmUp::figures(&node);
+    sources.push(Box::new(Arc::clone(&figures)));
     if let Some(peers) = &peers {
         let (counters, status) = (peers.counters(), peers.status_source());
         let refused_by = peers.refused_by_source();
@@ -118,6 +124,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let http = http.map(|http| http.start(exporter, Arc::clone(&health))).transpose();
     let http = http.context("starting the thread for metrics")?;
     let scrubber = Scrubber::start(&settings, &node, &scrubs, wish.clone())?;
+    let warm_up = WarmUp::start(&settings, &node, &figures)?;
     let control = start_control(control, wish)?;
     health.set(HealthState::Ready);
     let own = own_facts(&settings, &node, peers.as_ref());
@@ -126,6 +133,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let ended =
         ControlLoop::new(&settings, node, Outside { wishes, health, peers, decisions }, own).run();
     drop(scrubber);
+    drop(warm_up);
     // Clients that wait for the last word of a drain get it before the process goes.
     drop(control);
     ended

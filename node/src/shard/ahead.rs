@@ -53,15 +53,35 @@ pub(super) struct Ahead {
     /// Blocks from `next` that were looked up ahead already.
     ahead: [u8; RUNS],
     credit: i8,
+    /// Its device starts, as far as is known.
+    boots: bool,
 }
 
 const _: () = assert!(size_of::<Ahead>() <= 32);
 const _: () = assert!((WINDOW_MAX as i16) * (COSTS as i16) <= i8::MAX as i16);
 
 impl Ahead {
-    /// Nothing is known.
-    pub(super) const NEW: Ahead =
-        Ahead { next: [NOWHERE; RUNS], length: [0; RUNS], ahead: [0; RUNS], credit: CREDIT_FIRST };
+    /// Nothing is known but whether the device starts.
+    pub(super) const fn new(boots: bool) -> Ahead {
+        Ahead {
+            next: [NOWHERE; RUNS],
+            length: [0; RUNS],
+            ahead: [0; RUNS],
+            credit: CREDIT_FIRST,
+            boots,
+        }
+    }
+
+    /// Whether the device starts, as far as is known.
+    #[inline]
+    pub(super) fn boots(&self) -> bool {
+        self.boots
+    }
+
+    /// Its device's start is over.
+    pub(super) fn has_booted(&mut self) {
+        self.boots = false;
+    }
 
     /// The session asks for a block. Gives those to read ahead: the first, and how many.
     #[inline]

@@ -249,11 +249,13 @@ counters! {
         cache_coalesced: Counter, "cache_lookups_total"["outcome" = "coalesced"], "Lookups of blocks for reads, by outcome.";
         cache_full: Counter, "cache_lookups_total"["outcome" = "full"], "Lookups of blocks for reads, by outcome.";
         ahead_sequential: Counter, "ahead_loads_total"["reason" = "sequential"], "Blocks that the shard began to load before anybody asked for them, by reason.";
+        ahead_listed: Counter, "ahead_loads_total"["reason" = "listed"], "Blocks that the shard began to load before anybody asked for them, by reason.";
         ahead_late: Counter, "ahead_late_total", "Blocks that were asked for while they were being read ahead.";
         ahead_no_room: Counter, "ahead_no_room_total", "Times that read-ahead gave way to misses, or to a store or cache without room.";
         flights: Gauge, "flights", "Blocks that reads wait for.";
         jobs: Gauge, "jobs", "Reads queued or waiting, counted once for each block they touch.";
         disk_reads: Counter, "disk_reads_total", "Disk reads started.";
+        disk_queued: Counter, "disk_reads_queued_total", "Disk reads that waited for their store's turn.";
         disk_read_bytes: Counter, "disk_read_bytes_total", "Bytes read from disks.";
         disk_errors: Counter, "disk_errors_total"["reason" = "errno"], "Disk reads that gave no usable block, by reason.";
         disk_short: Counter, "disk_errors_total"["reason" = "short"], "Disk reads that gave no usable block, by reason.";

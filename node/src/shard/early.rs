@@ -6,6 +6,7 @@ use diskstream_wire::time::Nanos;
 use diskstream_wire::{Flags, Read};
 
 use super::load::next_piece;
+use super::record::BOOT_FOR;
 use super::{Outbox, Shard};
 use crate::cache::{BlockKey, Lookup};
 
@@ -26,17 +27,34 @@ impl Shard {
     #[inline]
     pub(super) fn look_ahead(&mut self, session: u32, read: &Read, now: Nanos, out: &mut Outbox) {
         // What was asked before, or of another node, says nothing about what comes.
-        let anew = !read.flags.has(Flags::AGAIN) && !read.flags.has(Flags::HEDGED);
-        if !self.shared.limits.read_ahead || !anew {
+        if read.flags.has(Flags::AGAIN) || read.flags.has(Flags::HEDGED) {
             return;
         }
         let shift = self.shared.cache.block_bytes().trailing_zeros();
         let first = read.offset >> shift;
         let last = (read.offset + u64::from(read.length) - 1) >> shift;
+        if self.sessions.ahead_mut(session).boots() {
+            self.record_boot(session, first, last, now);
+        }
+        if !self.shared.limits.read_ahead {
+            return;
+        }
         for block in first..=last {
             if let Some((from, count)) = self.sessions.ahead_mut(session).asks(block) {
                 self.read_ahead(session, from, count, now, out);
             }
+        }
+    }
+
+    /// A device that starts: what it reads is what the next ones will.
+    fn record_boot(&mut self, session: u32, first: u64, last: u64, now: Nanos) {
+        if now.since(self.sessions.cold(session).opened) >= BOOT_FOR {
+            return self.sessions.ahead_mut(session).has_booted();
+        }
+        let entry = self.shared.vdisk(self.sessions.get(session).vdisk);
+        match &entry.recorder {
+            Some(recorder) => (first..=last).for_each(|block| recorder.note(block, now)),
+            None => self.sessions.ahead_mut(session).has_booted(),
         }
     }
 
@@ -98,11 +116,12 @@ impl Shard {
     }
 
     /// Whether there are so few flights that one more that nobody waits for harms nobody; and the store of the vDisk answers.
-    fn room_for_early(&self, vdisk: u32) -> bool {
+    pub(super) fn room_for_early(&self, vdisk: u32) -> bool {
         let all = usize::from(self.shared.limits.flights_max);
         self.flights.early() < all.div_ceil(4)
             && self.flights.len() < all.div_ceil(2)
             && !self.flights.is_full()
+            && !self.stores.is_busy(self.store_of(vdisk))
             && !self.flights.iter().any(|(_, flight)| flight.vdisk == vdisk && flight.overdue)
     }
 }

@@ -2,6 +2,7 @@
 
 use diskstream_wire::time::Nanos;
 
+use super::DiskRead;
 use super::jobs::List;
 use crate::cache::{BlockKey, LoadTicket};
 
@@ -12,6 +13,15 @@ pub(super) enum Loader {
     Us { ticket: LoadTicket, reading: usize, wanted: u32, asked: Nanos },
     /// Another shard of this node, which sends a message when it is done.
     Other,
+}
+
+impl Loader {
+    /// The disk is asked only now.
+    pub(super) fn asked_at(&mut self, now: Nanos) {
+        if let Loader::Us { asked, .. } = self {
+            *asked = now;
+        }
+    }
 }
 
 /// A block on its way.
@@ -27,6 +37,8 @@ pub(super) struct Flight {
     pub(super) overdue: bool,
     /// When the next of its waiters is due for `ReadPending`.
     pub(super) pending_due: Nanos,
+    /// A disk read that waits for its store's turn.
+    pub(super) queued: Option<DiskRead>,
     /// Nobody has asked for it yet. Changed by [`Flights`] alone, which counts these.
     early: bool,
 }
@@ -42,6 +54,7 @@ impl Flight {
             waiters: List::EMPTY,
             overdue: false,
             pending_due: Nanos::NEVER,
+            queued: None,
             early: false,
         }
     }

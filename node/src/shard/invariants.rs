@@ -23,6 +23,10 @@ impl Shard {
         );
         assert!(out.sends.len() <= self.plans_out, "a send in the outbox is a plan that is out");
         assert!(self.round.len() <= self.sessions.len(), "a session is in the round once");
+        let (reading, queued) = self.stores.counts().fold((0, 0), |(r, q), (reading, queued)| {
+            (r + usize::from(reading), q + usize::from(queued))
+        });
+        assert!(reading + queued <= self.flights.len(), "a disk read is one flight's");
         assert!(self.flights.len() <= usize::from(limits.flights_max));
         assert!(self.jobs.in_use() <= limits.jobs());
         let roles = self.roles.serving as usize + self.roles.standby as usize;

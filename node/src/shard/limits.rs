@@ -5,6 +5,8 @@ use diskstream_wire::time::Nanos;
 
 /// Shards of one node: what the waiting-shards bitmap of the cache holds.
 pub const SHARDS_MAX: usize = 64;
+/// Stores of one node, at most. Guessed: a host has a handful of file systems with images; vDisks of more share the last number.
+pub const STORES_MAX: usize = 16;
 /// Bytes that one session may send before the next one's turn (design: at most 64 KiB).
 pub const QUANTUM_BYTES: u32 = 64 * 1024;
 /// Unconfirmed sessions of one MAC. Several, so that a replayer cannot push the true device's login aside. Guessed.
@@ -109,6 +111,10 @@ pub struct Limits {
     pub disk_deadline: Nanos,
     /// Whether blocks are read ahead of devices that read in order.
     pub read_ahead: bool,
+    /// Stores that the vDisks lie on: each gets its share of the flights.
+    pub stores: u16,
+    /// Reads that one shard asks one store at once; further ones wait in the shard.
+    pub store_depth: u16,
 }
 
 impl Default for Limits {
@@ -126,6 +132,8 @@ impl Default for Limits {
             reads_max: 64,
             disk_deadline: Nanos::from_secs(10),
             read_ahead: true,
+            stores: 1,
+            store_depth: 256,
         }
     }
 }
@@ -139,6 +147,14 @@ pub enum BadLimits {
     /// No or too many blocks in flight.
     #[error("a shard waits for between 1 and 4096 blocks, not {0}")]
     Flights(u16),
+    /// No, too many or more stores than flights.
+    #[error(
+        "vDisks lie on between 1 and {STORES_MAX} stores, each with a flight of its own, not on {0}"
+    )]
+    Stores(u16),
+    /// A store that is never asked.
+    #[error("a store is asked for at least one block at once")]
+    StoreDepth,
     /// Too few plans.
     #[error("a shard needs at least {min} send plans, not {got}")]
     Plans {
@@ -163,6 +179,15 @@ impl Limits {
         }
         if self.flights_max == 0 || self.flights_max > 4096 {
             return Err(BadLimits::Flights(self.flights_max));
+        }
+        if self.stores == 0
+            || usize::from(self.stores) > STORES_MAX
+            || self.stores > self.flights_max
+        {
+            return Err(BadLimits::Stores(self.stores));
+        }
+        if self.store_depth == 0 {
+            return Err(BadLimits::StoreDepth);
         }
         if usize::from(self.plans) < PLANS_RESERVED * 2 {
             return Err(BadLimits::Plans { min: PLANS_RESERVED * 2, got: self.plans });

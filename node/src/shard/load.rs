@@ -111,13 +111,11 @@ impl Shard {
         }
     }
 
-    /// Whether a vDisk may not wait for another block. One that lies on a slow store gets at most half of the flights while
-    /// there are others, so that their devices find room.
+    /// Whether a vDisk may not wait for another block: its store has its share of the flights, so that vDisks of others find room.
     fn flights_full(&self, vdisk: u32) -> bool {
-        let half = usize::from(self.shared.limits.flights_max).div_ceil(2);
-        let alone = self.shared.vdisks().is_none_or(|vdisks| vdisks.len() < 2);
-        let own = || self.flights.iter().filter(|(_, flight)| flight.vdisk == vdisk).count();
-        self.flights.is_full() || (!alone && self.flights.len() >= half && own() >= half)
+        let share = self.stores.share();
+        self.flights.is_full()
+            || (self.flights.len() >= share && self.flights_of(self.store_of(vdisk)) >= share)
     }
 
     fn join_flight(&mut self, vdisk: u32, key: BlockKey, now: Nanos) -> Found {
@@ -208,14 +206,14 @@ impl Shard {
         let wanted = u32::try_from(piece.len).expect("no longer than a block");
         // Whole units, so that a direct read is aligned at the end of an odd image too; the file ends before.
         let len = wanted.next_multiple_of(READ_ALIGNMENT);
-        out.reads.push(DiskRead {
+        let read = DiskRead {
             file: FileRef { vdisk, file_index: piece.file_index },
             file_offset: piece.file_offset,
             arena_offset: shared.cache.load_offset(&ticket) + reading,
             len,
             token,
-        });
-        self.counters.disk_reads.inc();
+        };
+        self.ask_store(flight, read, out);
         Progress::Reading(Loader::Us { ticket, reading, wanted, asked: now })
     }
 
@@ -229,6 +227,9 @@ impl Shard {
     ) -> Progress {
         let flight = self.flights.get(flight);
         let (vdisk, early) = (flight.vdisk, flight.is_early());
+        if early {
+            self.early_arrived();
+        }
         let shared = &self.shared;
         let entry = shared.vdisk(vdisk);
         let key = ticket.key();
@@ -254,7 +255,11 @@ impl Shard {
                 "whole blocks inside the image can be verified: {verdict:?}"
             );
         }
-        let purpose = if early { Purpose::Ahead } else { Purpose::Demand };
+        let purpose = match early {
+            _ if entry.kept => Purpose::Keep,
+            true => Purpose::Ahead,
+            false => Purpose::Demand,
+        };
         let (pin, waiting) = self.shared.cache.publish(ticket, valid, purpose);
         self.wake_shards(waiting, ShardMessage::Loaded(key), out);
         Progress::Published(pin)
@@ -294,6 +299,8 @@ impl Shard {
         // An eighth of each new value: smooth over some tens of reads.
         self.disk_us = (self.disk_us * 7 + latency.as_micros()) / 8;
         let offset = key.block * self.shared.cache.block_bytes() as u64 + reading as u64;
+        // Before its next piece is asked for, if it has one: whoever waits longest comes first.
+        self.store_answered(vdisk, now, out);
         let progress = match result {
             Ok(got) if got >= wanted => {
                 self.counters.disk_read_bytes.add(u64::from(got));

@@ -8,8 +8,8 @@
 //! All arrays have their final size from the start, but a slot is written for the first time when its first session comes: a table
 //! for many sessions costs the memory of those that came.
 
-use diskstream_wire::Mac;
 use diskstream_wire::time::Nanos;
+use diskstream_wire::{LoginKind, Mac};
 
 use super::ahead::Ahead;
 use super::jobs::NONE;
@@ -105,17 +105,18 @@ impl Sessions {
         let bucket = self.bucket(new.mac);
         let live_at = u32::try_from(self.live.len()).expect("no more than the slots");
         let cold = Cold { mac_next: self.by_mac[bucket], live_at, ..Cold::new(new, now) };
+        let ahead = Ahead::new(new.kind == LoginKind::Boot);
         let index = match self.vacant.pop() {
             Some(index) => {
                 self.hot[index as usize] = Some(session);
                 self.cold[index as usize] = cold;
-                self.ahead[index as usize] = Ahead::NEW;
+                self.ahead[index as usize] = ahead;
                 index
             }
             None => {
                 self.hot.push(Some(session));
                 self.cold.push(cold);
-                self.ahead.push(Ahead::NEW);
+                self.ahead.push(ahead);
                 u32::try_from(self.hot.len() - 1).expect("no more than the slots")
             }
         };

@@ -9,7 +9,7 @@ use diskstream_vdisk::{BlockHashes, ImageMap};
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{ContentId, Endpoint, ImageMode, Mac, WriteCacheType};
 
-use super::{BootSlots, Limits};
+use super::{BootSlots, Feed, Limits, Recorder};
 use crate::cache::Cache;
 use crate::farm::Farm;
 use crate::trust::Keys;
@@ -104,6 +104,14 @@ pub struct VdiskEntry {
     pub write_cache: WriteCacheType,
     /// Bytes of the write cache that the farm prescribes; 0: the device decides.
     pub write_cache_bytes: u64,
+    /// Which of [`Limits::stores`] it lies on.
+    pub store: u16,
+    /// Its blocks stay in the cache once they are there.
+    pub kept: bool,
+    /// What is loaded before devices ask for it.
+    pub feed: Feed,
+    /// Notes what starting devices read; none: nobody wants to know.
+    pub recorder: Option<Recorder>,
 }
 
 impl VdiskEntry {
@@ -130,6 +138,10 @@ impl VdiskEntry {
             version: 0,
             write_cache: WriteCacheType::Ram,
             write_cache_bytes: 0,
+            store: 0,
+            kept: false,
+            feed: Feed::default(),
+            recorder: None,
         }
     }
 

@@ -45,6 +45,9 @@ impl Mail {
     }
 }
 
+/// Changes a vDisk before the shards see it.
+pub type Change = Box<dyn FnOnce(&mut VdiskEntry)>;
+
 /// What to build.
 pub struct Setup {
     pub shards: usize,
@@ -62,6 +65,8 @@ pub struct Setup {
     pub ready: bool,
     /// A second vDisk with the same bytes under another content id, without hashes.
     pub second_vdisk: bool,
+    /// What is different about the first vDisk.
+    pub change: Option<Change>,
 }
 
 impl Default for Setup {
@@ -79,6 +84,7 @@ impl Default for Setup {
             hashes: true,
             ready: true,
             second_vdisk: false,
+            change: None,
         }
     }
 }
@@ -126,7 +132,7 @@ pub fn local() -> Option<LocalAddr> {
 }
 
 impl World {
-    pub fn new(setup: Setup) -> World {
+    pub fn new(mut setup: Setup) -> World {
         let bytes = setup.frames * setup.block;
         let arena = Arena::new(&ArenaConfig { bytes, huge_pages: HugePages::Off });
         let arena = Arc::new(arena.expect("a small arena"));
@@ -158,12 +164,17 @@ impl World {
         };
         let shared = Arc::new(shared);
         shared.view.publish(FarmView::of_farm(&shared.farm, 0));
-        let entry = vdisk(&setup, &shared.farm.vdisks[0].name);
+        let mut entry = vdisk(&setup, &shared.farm.vdisks[0].name);
+        if let Some(change) = setup.change.take() {
+            change(&mut entry);
+        }
         let mut entries = vec![Arc::new(entry)];
         if setup.second_vdisk {
             let map = Arc::clone(&entries[0].map);
             let name = &shared.farm.vdisks[1].name;
-            entries.push(Arc::new(VdiskEntry::new(name, ContentId([1; 32]), map, None)));
+            let second = VdiskEntry::new(name, ContentId([1; 32]), map, None);
+            let store = shared.limits.stores - 1;
+            entries.push(Arc::new(VdiskEntry { store, ..second }));
         }
         if setup.ready {
             assert!(shared.vdisks.set(entries).is_ok());

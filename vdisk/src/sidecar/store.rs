@@ -26,7 +26,7 @@ pub(crate) fn sidecar_path(image: &Path) -> PathBuf {
     with_suffix(image, ".b3")
 }
 
-fn with_suffix(image: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn with_suffix(image: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(image);
     name.push(suffix);
     PathBuf::from(name)
@@ -126,8 +126,21 @@ fn write(
     hashes: &BlockHashes,
     hooks: &mut Hooks<'_>,
 ) -> Result<(), (WriteStep, io::Error)> {
+    let (header, body) = record.encode(hashes);
+    let written_at = write_beside(image, ".b3", &[&header, body], hooks.before_write)?;
+    remove_leftovers(image, &directory_of(image), written_at);
+    Ok(())
+}
+
+/// Writes a file beside the image, or replaces it, by the steps of [`WriteStep`]. Gives the file system's time.
+pub(crate) fn write_beside(
+    image: &Path,
+    suffix: &str,
+    parts: &[&[u8]],
+    before: &mut dyn FnMut(WriteStep) -> io::Result<()>,
+) -> Result<Stamp, (WriteStep, io::Error)> {
     let mut run = |step, action: &mut dyn FnMut() -> io::Result<()>| {
-        (hooks.before_write)(step).and_then(|()| action()).map_err(|source| (step, source))
+        before(step).and_then(|()| action()).map_err(|source| (step, source))
     };
     let mut slot = None;
     run(WriteStep::CreateTemporary, &mut || {
@@ -136,17 +149,13 @@ fn write(
     })?;
     let mut temporary = slot.expect("the step before filled it");
     run(WriteStep::WriteTemporary, &mut || {
-        let (header, body) = record.encode(hashes);
-        temporary.file.write_all(&header)?;
-        temporary.file.write_all(body)
+        parts.iter().try_for_each(|part| temporary.file.write_all(part))
     })?;
     run(WriteStep::SyncTemporary, &mut || temporary.file.sync_all())?;
     let written_at = Identity::of_file(&temporary.file).map_err(|e| (WriteStep::Rename, e))?.ctime;
-    run(WriteStep::Rename, &mut || temporary.rename(&sidecar_path(image)))?;
-    let directory = directory_of(image);
-    run(WriteStep::SyncDirectory, &mut || File::open(&directory)?.sync_all())?;
-    remove_leftovers(image, &directory, written_at);
-    Ok(())
+    run(WriteStep::Rename, &mut || temporary.rename(&with_suffix(image, suffix)))?;
+    run(WriteStep::SyncDirectory, &mut || File::open(directory_of(image))?.sync_all())?;
+    Ok(written_at)
 }
 
 fn directory_of(image: &Path) -> PathBuf {

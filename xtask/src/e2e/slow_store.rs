@@ -1,4 +1,5 @@
-//! A store that answers after two seconds, for half a minute: nobody moves, and another vDisk of the same nodes is not slowed.
+//! A store that answers after two seconds, for half a minute: nobody moves, and another vDisk of the same nodes is not slowed. And one
+//! that does not answer at all, for longer than a node waits for a disk: its own vDisk's reads fail and come back, the other's go on.
 //!
 //! The slow store is a real file for the node: a FUSE mount (nbdfuse) of a server (nbdkit) that sleeps as long as a file says.
 
@@ -17,6 +18,8 @@ use crate::scratch::Scratch;
 /// How long the store is slow, and how slow (issue: 2 s, for 30 s).
 const SLOW_FOR: u64 = 30;
 const STORE_DELAY: &str = "2";
+/// How long the store hangs: longer than the node's deadline for disk reads (10 s).
+const HUNG_FOR: Duration = Duration::from_secs(15);
 /// No read of the other vDisk may take as long as half the store's delay: it would have waited for the store.
 const OTHER_MAX_MS: f64 = 1000.0;
 
@@ -109,7 +112,44 @@ pub fn run(job: &mut Job<'_>) -> anyhow::Result<()> {
         on_fast.stop()?;
         on_slow.stop()
     });
+    job.check("a store that hangs stops its own vDisk, and no other", |job| {
+        hung(job, &slow, &fast)
+    });
     Ok(())
+}
+
+fn hung(job: &mut Job<'_>, slow: &Path, fast: &Path) -> anyhow::Result<()> {
+    let store = SlowStore::mount(job, slow)?;
+    let disks = [Disk { name: "slow", image: &store.file }, Disk { name: "fast", image: fast }];
+    let mut farm = Farm::new(job, &disks)?;
+    for which in 0..NODES.len() {
+        farm.start_node(job, which)?;
+    }
+    let (on_fast, on_hung) = (farm.attach(job, 1, &[0, 1])?, farm.attach(job, 2, &[0, 1])?);
+    let moves_before = moves(job, &on_fast)?;
+    store.set_delay(&HUNG_FOR.as_secs().to_string())?;
+    let mut command = fio("hung", &on_hung);
+    // As many reads as a device may have outstanding; they may fail, and it does not matter when fio gives up.
+    command.args(["--iodepth=64", "--continue_on_error=all"]);
+    let mut reader = Proc::start(&mut command, "fio-hung", &job.log)?;
+    let (worst, reads) = longest_read(job, &on_fast)?;
+    store.set_delay("0")?;
+    let _ = reader.wait_exit(Duration::from_mins(2))?;
+    let moved = moves(job, &on_fast)? - moves_before;
+    anyhow::ensure!(moved == 0, "the other vDisk's device moved {moved} times");
+    anyhow::ensure!(worst < OTHER_MAX_MS, "a read of the other vDisk took {worst:.0} ms");
+    let pending = on_hung.status(job)?.counter("pending");
+    anyhow::ensure!(pending > 0, "no read waited for the hung store: this proves nothing");
+    // The store is back: so is its vDisk.
+    let mut again = proc::command("qemu-img");
+    again.args(["dd", "-f", "raw", "-O", "raw", "bs=64k", "count=16"]);
+    again.arg(format!("if={}", on_hung.uri())).arg("of=/dev/null");
+    super::farm::poll("the vDisk on the store that hung", Duration::from_secs(60), || {
+        Ok(job.run(&mut again, Duration::from_secs(30)).is_ok().then_some(()))
+    })?;
+    job.note(format!("the other vDisk: {reads} reads, longest {worst:.0} ms; {pending} signs of life from the hung one"));
+    on_fast.stop()?;
+    on_hung.stop()
 }
 
 fn moves(job: &mut Job<'_>, device: &Device) -> anyhow::Result<u64> {

@@ -16,7 +16,7 @@ struct Trial {
 
 impl Trial {
     fn ask(&mut self, block: u32) {
-        let ahead = self.ahead.get_or_insert(Ahead::NEW);
+        let ahead = self.ahead.get_or_insert(Ahead::new(false));
         let given = ahead.asks(u64::from(block));
         self.early += usize::from(self.asked.insert(block) && self.issued.contains(&block));
         if let Some((from, count)) = given {
@@ -100,7 +100,7 @@ fn who_was_wrong_often_must_show_longer_runs() {
 
 #[test]
 fn what_was_not_looked_up_is_given_again() {
-    let mut ahead = Ahead::NEW;
+    let mut ahead = Ahead::new(false);
     let given = (0..4).find_map(|block| ahead.asks(block)).expect("a run");
     ahead.take_back(given.1);
     let again = ahead.asks(4).expect("the run goes on");
@@ -110,11 +110,11 @@ fn what_was_not_looked_up_is_given_again() {
 
 #[test]
 fn the_ends_of_what_can_be_numbered() {
-    let mut ahead = Ahead::NEW;
+    let mut ahead = Ahead::new(false);
     for block in [u64::MAX, u64::from(u32::MAX), u64::from(u32::MAX) - 1, 1 << 40] {
         assert_eq!(ahead.asks(block), None);
     }
-    assert_eq!(ahead, Ahead::NEW);
+    assert_eq!(ahead, Ahead::new(false));
     let last = u64::from(u32::MAX) - 2;
     let given: Vec<_> = (last - 20..=last).filter_map(|block| ahead.asks(block)).collect();
     assert!(!given.is_empty(), "a run at the end is a run");
