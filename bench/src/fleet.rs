@@ -182,16 +182,20 @@ pub struct DevicesConfig {
     pub own_notice_ports: bool,
 }
 
-impl Devices {
-    /// Logs in all devices.
+impl DevicesConfig {
+    fn devices(&self) -> anyhow::Result<u16> {
+        u16::try_from(self.devices).context("more devices than sockets")
+    }
+
+    /// A fleet with room for these devices, and none of them yet.
     ///
     /// # Errors
-    /// When sockets or the ring cannot be had, a node refuses a device, or not all are in when the time is over.
-    pub fn log_in(config: &DevicesConfig, random: &mut Random) -> anyhow::Result<Devices> {
-        let devices = u16::try_from(config.devices).context("more devices than sockets")?;
-        let mut fleet = Fleet::new(&FleetConfig {
+    /// When the ring cannot be had.
+    pub fn fleet(&self) -> anyhow::Result<Fleet> {
+        let devices = self.devices()?;
+        let fleet = Fleet::new(&FleetConfig {
             sockets: devices
-                .saturating_mul(if config.own_notice_ports { 2 } else { 1 })
+                .saturating_mul(if self.own_notice_ports { 2 } else { 1 })
                 .saturating_add(2),
             // A whole train each. Measured: with 256 for 1,000 devices a burst at a node's end finds none 60,000 times, and
             // the loop re-arms receives instead of reading them.
@@ -200,21 +204,37 @@ impl Devices {
                 .clamp(256, RECEIVE_BUFFERS_MAX)
                 .next_power_of_two(),
             sends: devices.clamp(64, 1024),
-            shared_notices: !config.own_notice_ports,
+            shared_notices: !self.own_notice_ports,
             ..FleetConfig::default()
         })?;
-        for index in 0..devices {
-            let mut session =
-                SessionConfig::new(config.servers.clone(), mac_of(config.first + index));
-            session.mtu = config.mtu;
-            "diskstream-bench".clone_into(&mut session.software);
-            if let Some(bytes) = config.request_bytes {
-                session.request_bytes = bytes;
-            }
-            let mut seed = [0u8; 32];
-            for word in seed.as_chunks_mut::<8>().0 {
-                *word = random.bits().to_le_bytes();
-            }
+        Ok(fleet)
+    }
+
+    /// What the device with this number starts from.
+    pub fn session(&self, index: u16, random: &mut Random) -> (SessionConfig, [u8; 32]) {
+        let mut session = SessionConfig::new(self.servers.clone(), mac_of(self.first + index));
+        session.mtu = self.mtu;
+        "diskstream-bench".clone_into(&mut session.software);
+        if let Some(bytes) = self.request_bytes {
+            session.request_bytes = bytes;
+        }
+        let mut seed = [0u8; 32];
+        for word in seed.as_chunks_mut::<8>().0 {
+            *word = random.bits().to_le_bytes();
+        }
+        (session, seed)
+    }
+}
+
+impl Devices {
+    /// Logs in all devices.
+    ///
+    /// # Errors
+    /// When sockets or the ring cannot be had, a node refuses a device, or not all are in when the time is over.
+    pub fn log_in(config: &DevicesConfig, random: &mut Random) -> anyhow::Result<Devices> {
+        let mut fleet = config.fleet()?;
+        for index in 0..config.devices()? {
+            let (session, seed) = config.session(index, random);
             fleet.add(session, Ports::Free, seed)?;
         }
         let mut devices = Devices { fleet, image_bytes: 0, node: None };

@@ -1,9 +1,10 @@
 //! `diskstream-bench`: load for nodes, and figures that can be trusted.
 //!
 //! `read` drives a fleet of devices, each the real session machine on a socket of its own, against a node that it starts
-//! (node on core 0, fleet on core 1) or against running ones. `failover` starts a farm and makes a node go away under the
-//! fleet's reads. `cores` compares one shard with two. `hit-rate` compares the node's cache with others. `floor` compares the node with what the machine can do at
-//! best. `relay` loses and delays datagrams on purpose.
+//! (node on core 0, fleet on core 1) or against running ones. `storm` lets a fleet boot as a recorded machine did. `failover`
+//! starts a farm and makes a node go away under the fleet's reads. `cores` compares one shard with two. `hit-rate` compares the
+//! node's cache with others. `floor` compares the node with what the machine can do at best. `relay` loses and delays datagrams
+//! on purpose.
 #![deny(unsafe_code)]
 
 mod cores;
@@ -12,6 +13,7 @@ mod fleet;
 mod floor;
 mod forge;
 mod hit_rate;
+mod idle;
 mod image;
 mod net;
 mod node_process;
@@ -21,6 +23,7 @@ mod random;
 mod read;
 mod relay;
 mod report;
+mod storm;
 #[expect(unsafe_code, reason = "system calls that std does not offer; each block says why")]
 mod sys;
 
@@ -41,6 +44,10 @@ struct Cli {
 enum Command {
     /// Devices read a vDisk as fast as it comes; rates, latencies and the node's processor time.
     Read(read::ReadArgs),
+    /// A fleet boots at once: what the disk reads for it, and how long it takes.
+    Storm(storm::StormArgs),
+    /// Sessions that do nothing but live: what they cost their node.
+    Idle(idle::IdleArgs),
     /// A node goes away while devices read: what each device notices of it.
     Failover(failover::FailoverArgs),
     /// All cases of `failover`, several times each, against what they must reach.
@@ -67,6 +74,8 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Read(args) => read::run(&args),
+        Command::Storm(args) => storm::run(&args),
+        Command::Idle(args) => idle::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::FailoverTable(args) => failover::table::run(&args),
         Command::Cores(args) => cores::run(&args),

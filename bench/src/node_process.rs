@@ -172,6 +172,19 @@ impl NodeProcess {
         cpu_of_process(self.child.id())
     }
 
+    /// Bytes of it that are in memory.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        // VmRSS of proc(5) is kept in batches per thread; the roll-up walks the page tables.
+        let path = format!("/proc/{}/smaps_rollup", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {path}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Rss:"));
+        let kib = line.and_then(|rest| rest.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+        Ok(kib.with_context(|| format!("{path} tells no Rss"))? * 1024)
+    }
+
     /// Calls of `io_uring_enter` since the start, as the node's metrics tell; none when they cannot be had.
     #[must_use]
     pub fn enters(&self) -> Option<u64> {

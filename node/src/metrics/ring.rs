@@ -29,6 +29,15 @@ impl RingStats {
         }
     }
 
+    /// A counter of the last copy, by its field's name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<u64> {
+        let counters = Stats::default();
+        let mut fields = counters.fields();
+        let at = fields.position(|(field, ..)| field == name)?;
+        self.fields.get(at).map(|value| value.load(Relaxed))
+    }
+
     fn values(&self) -> impl Iterator<Item = u64> {
         self.fields.iter().map(|field| field.load(Relaxed))
     }
