@@ -73,7 +73,7 @@ impl Load {
             let until = Wait::Until(limit);
             load.fleet
                 .turn(until, |_, _, event, _| {
-                    opened += usize::from(matches!(event, Event::Opened { .. }))
+                    opened += usize::from(matches!(event, Event::Opened { .. }));
                 })
                 .unwrap();
         }

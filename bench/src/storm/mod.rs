@@ -185,6 +185,8 @@ fn start_node(args: &StormArgs, read_ahead: ReadAhead) -> anyhow::Result<NodePro
     flag("--sessions", args.devices.max(1024).to_string());
     flag("--boot-limit", args.boot_limit.to_string());
     flag("--read-ahead", read_ahead.name().to_owned());
+    // What earlier runs left beside the image would make this one warm.
+    flag("--warm-up", "off".to_owned());
     if !args.no_pin {
         flag("--cores", CORES.0.to_string());
     }
