@@ -104,6 +104,7 @@ use sessions::Sessions;
 use stores::Stores;
 use work::End;
 
+use crate::cache::ShardCache;
 use crate::view::ViewReader;
 
 /// The UDP payload that every path is expected to carry: a fragment of 1376 bytes and its header.
@@ -117,6 +118,8 @@ const NO_SESSION: u64 = u64::MAX;
 pub struct Shard {
     index: u16,
     shared: Arc<NodeShared>,
+    /// This shard's part of the shared cache: its pins.
+    cache: ShardCache,
     counters: Arc<ShardCounters>,
     random: Random,
     sessions: Sessions,
@@ -202,7 +205,7 @@ impl Shard {
     /// Shard number `index` of the node. `seed` is random, unguessable, and no other shard's: session tags come from it.
     ///
     /// # Panics
-    /// When the limits or the number of shards were not checked before.
+    /// When the limits or the number of shards were not checked before, or this shard exists already.
     #[must_use]
     pub fn new(index: u16, shared: Arc<NodeShared>, seed: [u8; 32]) -> Shard {
         let limits = &shared.limits;
@@ -211,6 +214,7 @@ impl Shard {
         assert!(shared.io_endpoints.len() <= SHARDS_MAX, "the waiter mask holds every shard");
         Shard {
             index,
+            cache: shared.cache.for_shard(index),
             counters: Arc::default(),
             random: Random::new(seed),
             sessions: Sessions::new(limits.sessions_max),

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use anyhow::Context;
-use diskstream_node::cache::{BLOCK_BYTES_MIN, BlockKey, Cache, Lookup, Purpose};
+use diskstream_node::cache::{BLOCK_BYTES_MIN, BlockKey, Cache, Lookup, Purpose, ShardCache};
 use diskstream_ring::{Arena, ArenaConfig, HugePages};
 
 use super::policies::Policy;
 
 /// See the module's documentation. Its blocks are as small as can be: their bytes are not looked at.
 pub struct Ours {
-    cache: Cache,
+    cache: ShardCache,
 }
 
 impl Ours {
@@ -21,7 +21,8 @@ impl Ours {
     pub fn new(frames: usize) -> anyhow::Result<Ours> {
         let config = ArenaConfig { bytes: frames * BLOCK_BYTES_MIN, huge_pages: HugePages::Off };
         let arena = Arc::new(Arena::new(&config).context("memory for the cache under test")?);
-        Ok(Ours { cache: Cache::new(arena, BLOCK_BYTES_MIN)? })
+        let cache = Arc::new(Cache::new(arena, BLOCK_BYTES_MIN)?);
+        Ok(Ours { cache: cache.for_shard(0) })
     }
 
     /// A second went by: what the node's control thread says once a second.
@@ -33,7 +34,7 @@ impl Ours {
 impl Policy for Ours {
     fn access(&mut self, block: u32) -> bool {
         let key = BlockKey { generation: 1, block: u64::from(block) };
-        match self.cache.lookup(key, 0) {
+        match self.cache.lookup(key) {
             Lookup::Hit(pin) => {
                 self.cache.unpin(pin);
                 true

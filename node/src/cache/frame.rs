@@ -7,21 +7,19 @@
 //!    └──── abandon ───┴──────────────────────── release ─────────────────────┘   (next incarnation)
 //! ```
 //!
-//! The word is `incarnation:32 | phase:2 | pins:30`. A phase advances by adding [`STEP`], and the step out of `Evicting`
-//! carries into the incarnation, so that a word never comes back while somebody still remembers it. All changes are
-//! read-modify-writes: a lookup may add a pin in any phase (and takes it back when it finds the frame not ready or not
-//! its own), so nobody may overwrite the word. Being all read-modify-writes, the word is one release sequence: whoever
-//! pins with `Acquire` sees everything that was done before any earlier `Release` step.
+//! The word is `incarnation:32 | phase:2`. A phase advances by one, and the step out of `Evicting` carries into the incarnation, so
+//! that a word of an earlier life never comes back while somebody still remembers it. All steps but one are taken by the frame's only
+//! owner (of a free frame, of the ticket, of the eviction) and are plain `Release` stores; the step from `Ready` to `Evicting` is a
+//! compare-exchange, and is undone when a shard turns out to hold the frame. Pins are not part of the word: see [`super::pins`].
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 
-use super::BlockKey;
-use super::sync::{AtomicU8, AtomicU32, AtomicU64};
+use super::pins::PinTables;
+use super::sync::{self, AtomicU8, AtomicU32, AtomicU64, Mistake};
+use super::{BlockKey, Pin};
 
-const STEP: u64 = 1 << 30;
-const PINS: u64 = STEP - 1;
-/// Far more than plans × segments can hold; beyond it something leaks.
-const PINS_MAX: u64 = PINS / 2;
+/// Values of a word: 34 bits.
+const WORDS: u64 = 1 << 34;
 
 /// Where a frame is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +40,7 @@ pub(super) struct State(u64);
 
 impl State {
     pub(super) fn phase(self) -> Phase {
-        match (self.0 / STEP) & 3 {
+        match self.0 & 3 {
             0 => Phase::Free,
             1 => Phase::Loading,
             2 => Phase::Ready,
@@ -50,22 +48,18 @@ impl State {
         }
     }
 
-    pub(super) fn pins(self) -> u64 {
-        self.0 & PINS
-    }
-
     /// Counts the frame's lives; wraps after 2^32, while stale readings last microseconds.
     pub(super) fn incarnation(self) -> u32 {
-        u32::try_from(self.0 >> 32).expect("32 bits are left")
+        u32::try_from(self.0 >> 2).expect("32 bits are left")
     }
 
-    /// Equal but for pins.
-    fn same_life(self, other: State) -> bool {
-        self.0 & !PINS == other.0 & !PINS
+    fn plus(self, steps: u64) -> State {
+        State((self.0 + steps) % WORDS)
     }
 }
 
-/// What the index needs to know about a frame, and what a hit touches: one cache line, shared with no other frame.
+/// What the index needs to know about a frame, and what a hit reads of it: one cache line, shared with no other frame, and written by
+/// a hit once per epoch.
 #[repr(align(64))]
 pub(super) struct Frame {
     state: AtomicU64,
@@ -132,11 +126,11 @@ impl Frame {
 
     /// Free → Loading, by its only owner. Gives the incarnation.
     pub(super) fn begin(&self) -> u32 {
-        self.advance(Phase::Free, STEP).incarnation()
+        self.step(Phase::Free, 1, Release).incarnation()
     }
 
-    /// Loading → Ready with one pin, by the owner of the ticket. `Release`: bytes, sums and flags are visible to whoever
-    /// pins.
+    /// Loading → Ready, by the owner of the ticket. `Release`: bytes, sums and flags are visible to whoever pins, and the
+    /// publisher's own pin to whoever evicts.
     pub(super) fn publish(&self, incarnation: u32, epoch: u32, purpose: Purpose) -> u64 {
         let (touched, uses) = match purpose {
             Purpose::Demand => (epoch, 0),
@@ -145,43 +139,29 @@ impl Frame {
         };
         self.touched.store(touched, Relaxed);
         self.uses.store(uses, Relaxed);
-        let before = self.advance(Phase::Loading, STEP + 1);
+        let order = if sync::planted(Mistake::PublishRelaxed) { Relaxed } else { Release };
+        let before = self.step(Phase::Loading, 1, order);
         assert!(before.incarnation() == incarnation, "the ticket is of an earlier life");
         self.waiters.swap(0, AcqRel)
     }
 
     /// Loading → Free, by the owner of the ticket, after the frame left the index.
     pub(super) fn abandon(&self, incarnation: u32) -> u64 {
-        let before = self.advance(Phase::Loading, 3 * STEP);
+        let before = self.step(Phase::Loading, 3, Release);
         assert!(before.incarnation() == incarnation, "the ticket is of an earlier life");
         self.waiters.swap(0, AcqRel)
     }
 
-    /// Pins the frame if it is ready and holds `key`; gives the incarnation. The one shared write of a hit.
+    /// The word, read so that it is certain to be current after [`super::pins::Pins::announce`]; see there.
     #[inline]
-    pub(super) fn pin(&self, key: BlockKey) -> Option<u32> {
-        let before = State(self.state.fetch_add(1, Acquire));
-        assert!(before.pins() < PINS_MAX, "pins leak");
-        // The key is read under the pin: a ready frame with a pin is not evicted, so this is the key until the unpin.
-        if before.phase() == Phase::Ready && self.key() == key {
-            return Some(before.incarnation());
-        }
-        self.state.fetch_sub(1, Release);
-        None
+    pub(super) fn state_after_announcement(&self) -> State {
+        State(self.state.load(SeqCst))
     }
 
-    /// One more pin on a frame that the caller has pinned.
-    #[inline]
-    pub(super) fn pin_again(&self, incarnation: u32) {
-        let before = State(self.state.fetch_add(1, Relaxed));
-        assert!(before.pins() < PINS_MAX, "pins leak");
-        before.assert_pinned(incarnation);
-    }
-
-    /// Gives a pin back. `Release`: what was read under the pin happened before any reuse (`evict` acquires).
-    #[inline]
-    pub(super) fn unpin(&self, incarnation: u32) {
-        State(self.state.fetch_sub(1, Release)).assert_pinned(incarnation);
+    /// Whether this is a good pin on the frame. For debug checks of those who hold one: an eviction may be trying, in vain.
+    pub(super) fn is_pinned_by(&self, pin: &Pin) -> bool {
+        let now = self.state();
+        matches!(now.phase(), Phase::Ready | Phase::Evicting) && pin.is_of_life(now.incarnation())
     }
 
     /// Registers `shard` for the wake-up at the end of the load of `key`; false when there is no such load any more.
@@ -196,20 +176,31 @@ impl Frame {
             return false;
         }
         self.waiters.fetch_or(1 << shard, AcqRel);
-        self.state().same_life(before)
+        sync::planted(Mistake::WaitWithoutLook) || self.state() == before
     }
 
-    /// Ready → Evicting, if nobody holds a pin. `Acquire` pairs with `unpin`.
-    pub(super) fn evict(&self) -> bool {
+    /// Ready → Evicting, if no shard holds the frame. For the thread that took its number out of a queue, and so the only one.
+    pub(super) fn evict(&self, number: u32, pins: &PinTables) -> bool {
         let now = State(self.state.load(Relaxed));
-        now.phase() == Phase::Ready
-            && now.pins() == 0
-            && self.state.compare_exchange(now.0, now.0 + STEP, Acquire, Relaxed).is_ok()
+        // A look first: an attempt in vain would make lookups of the block wait for us.
+        if now.phase() != Phase::Ready || pins.hold(number) {
+            return false;
+        }
+        let attempt = now.plus(1).0;
+        if self.state.compare_exchange(now.0, attempt, SeqCst, Relaxed).is_err() {
+            return false;
+        }
+        sync::fence_of_evictions();
+        if pins.hold(number) && !sync::planted(Mistake::EvictWithoutLook) {
+            self.state.store(now.0, Release);
+            return false;
+        }
+        true
     }
 
     /// Evicting → Free, by the evicting thread, after the frame left the index.
     pub(super) fn release(&self) {
-        self.advance(Phase::Evicting, STEP);
+        self.step(Phase::Evicting, 1, Release);
     }
 
     /// Counts a use, at most one per epoch: a device that reads a block unit by unit used it once. True for the first use of
@@ -249,47 +240,43 @@ impl Frame {
         self.uses.store(uses, Relaxed);
     }
 
-    fn advance(&self, from: Phase, by: u64) -> State {
-        let before = State(self.state.fetch_add(by, AcqRel));
+    /// A step by the frame's only owner.
+    fn step(&self, from: Phase, by: u64, order: std::sync::atomic::Ordering) -> State {
+        let before = State(self.state.load(Relaxed));
         assert!(before.phase() == from, "a frame left {from:?} while it was {:?}", before.phase());
+        self.state.store(before.plus(by).0, order);
         before
-    }
-}
-
-impl State {
-    fn assert_pinned(self, incarnation: u32) {
-        assert!(
-            self.phase() == Phase::Ready && self.pins() > 0 && self.incarnation() == incarnation,
-            "a pin was given back twice, or is of another cache: {self:?}"
-        );
     }
 }
 
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     const KEY: BlockKey = BlockKey { generation: 1, block: 2 };
 
     #[test]
     fn a_life() {
-        let frame = Frame::new();
+        let (frame, tables) = (Frame::new(), Arc::new(PinTables::new(1)));
+        let pins = tables.take(7);
         frame.set_key(KEY);
         let life = frame.begin();
-        assert_eq!(frame.pin(KEY), None);
-        assert!(!frame.evict());
+        assert!(!frame.evict(0, &tables), "it is being loaded");
         assert!(frame.wait(KEY, 3));
         assert!(!frame.wait(BlockKey { block: 9, ..KEY }, 4));
+        pins.add(0);
         assert_eq!(frame.publish(life, 0, Purpose::Demand), 1 << 3);
         assert!(!frame.wait(KEY, 5), "published: nothing to wait for");
-        assert_eq!(frame.pin(KEY), Some(life));
-        assert_eq!(frame.state().pins(), 2);
-        frame.unpin(life);
-        assert!(!frame.evict());
-        frame.unpin(life);
-        assert!(frame.evict());
-        assert_eq!(frame.pin(KEY), None);
+        pins.add(0);
+        pins.remove(0);
+        assert!(!frame.evict(0, &tables), "one pin is left");
+        assert_eq!(frame.state().phase(), Phase::Ready);
+        pins.remove(0);
+        assert!(frame.evict(0, &tables));
+        assert!(!frame.evict(0, &tables), "once");
         frame.release();
         assert_eq!((frame.state().phase(), frame.state().incarnation()), (Phase::Free, life + 1));
     }
@@ -305,13 +292,10 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "given back twice")]
-    fn unpinning_twice_is_caught() {
+    fn lives_wrap() {
         let frame = Frame::new();
-        frame.set_key(KEY);
-        let life = frame.begin();
-        frame.publish(life, 0, Purpose::Demand);
-        frame.unpin(life);
-        frame.unpin(life);
+        frame.state.store(WORDS - 1, Relaxed);
+        frame.release();
+        assert_eq!((frame.state().phase(), frame.state().incarnation()), (Phase::Free, 0));
     }
 }

@@ -1,27 +1,32 @@
 //! The block cache: one arena of frames for all shards, and at most one load of a block at a time.
 //!
 //! ```text
-//!   lookup(key) ── Index ── candidates ── Frame::pin ──> Hit(Pin)          one shared write: the pin
+//!   lookup(key) ── Index ── candidates ── Pins ──────────> Hit(Pin)        writes the shard's own table, nothing else
 //!        │                      │
 //!        │                      └ loading: Frame::wait ──> Wait            woken by the publisher
-//!        └ absent: free frame, or one that the Policy gives up
+//!        └ absent: free frame, or one that the Policy gives up and no shard holds
 //!                └ Index::insert ──> Load(LoadTicket) ── disk ── publish ──> Pin + shards to wake
 //! ```
 //!
 //! | part | decides |
 //! |---|---|
-//! | [`frame`] | the life of a frame in one atomic word; why no pin and no wake-up is lost |
+//! | [`handle`] | what a shard does: look up, load, pin, give back |
+//! | [`frame`] | the life of a frame in one atomic word; why no wake-up is lost |
+//! | [`pins`] | which shard holds which frame; why no pin is overlooked |
 //! | [`index`] | one entry per key |
 //! | [`policy`] | which frame to reuse (S3-FIFO) |
 //! | [`pin`] | the promises that callers hold |
 //! | [`sys`] | bytes, on the strength of those promises |
 //!
-//! A hit takes no lock, allocates nothing, and writes one shared word. Keys name the content's generation, so another
-//! content never answers. `loom` checks the model in `model.rs`; proptest checks the whole against an oracle.
+//! A hit takes no lock, allocates nothing, and writes no word that another shard's hit reads, except that the first hit on a block in
+//! each epoch notes it in the frame's line. Keys name the content's generation, so another content never answers. `loom` checks the
+//! model in `model.rs`; proptest checks the whole against an oracle; Miri runs the unit tests.
 
 mod frame;
+mod handle;
 mod index;
 mod pin;
+mod pins;
 mod policy;
 mod sync;
 #[expect(
@@ -43,10 +48,12 @@ use diskstream_wire::limits::UNIT_BYTES;
 
 pub use frame::Purpose;
 use frame::{Frame, Phase};
-use index::{Index, Insertion};
+pub use handle::ShardCache;
+use index::Index;
 pub use pin::{LoadTicket, Pin, WaitingShards};
+use pins::PinTables;
 use policy::Policy;
-use sync::{AtomicU32, AtomicU64, Fifo, Relax};
+use sync::{AtomicU32, AtomicU64, Fifo};
 use sys::Memory;
 
 /// Shards that can share a cache: the width of the waiter mask.
@@ -159,6 +166,7 @@ pub struct Cache {
     frames: Box<[Frame]>,
     index: Index,
     policy: Policy,
+    pins: Arc<PinTables>,
     free: Fifo,
     /// CRC32C of each unit, `units` per frame. Written before the frame is ready, read under a pin; the frame's word orders both.
     sums: Box<[AtomicU32]>,
@@ -203,6 +211,7 @@ impl Cache {
             frames: (0..frames).map(|_| Frame::new()).collect(),
             index: Index::new(frames),
             policy: Policy::new(frames),
+            pins: Arc::new(PinTables::new(frames)),
             free,
             sums: (0..frames * units).map(|_| AtomicU32::new(0)).collect(),
             zeros: (0..frames * zero_words).map(|_| AtomicU64::new(0)).collect(),
@@ -212,18 +221,13 @@ impl Cache {
         }
     }
 
-    /// Finds a block for shard number `shard`. See [`Lookup`].
+    /// The cache as shard number `shard` uses it. Allocates the shard's table of pins: for the start of the shard.
     ///
     /// # Panics
-    /// When `shard` is not below [`SHARDS_MAX`].
-    #[inline]
-    pub fn lookup(&self, key: BlockKey, shard: u16) -> Lookup {
-        assert!(shard < SHARDS_MAX, "shard {shard} does not fit the waiter mask");
-        let hash = key.hash();
-        match self.probe(key, hash, shard) {
-            Probe::Settled(lookup) => lookup,
-            Probe::Unsettled | Probe::Absent => self.miss(key, hash, shard),
-        }
+    /// When `shard` is not below [`SHARDS_MAX`], or somebody else is this shard.
+    #[must_use]
+    pub fn for_shard(self: &Arc<Cache>, shard: u16) -> ShardCache {
+        ShardCache::new(Arc::clone(self), shard)
     }
 
     /// Whether a block is here or on its way, at this moment. A look that leaves no trace: for those who only consider loading it.
@@ -235,23 +239,13 @@ impl Cache {
         })
     }
 
-    /// A lookup of `key` comes soon: asks for the index's line. Call [`Cache::foresee_frame`] when that has had time to arrive.
+    /// A lookup of `key` comes soon: asks for the index's line. Call [`ShardCache::foresee_frame`] when that has had time to arrive.
     ///
     /// A hit on a block of a large cache misses the processor's caches three times in a row (index, frame, sums), some 100 ns
     /// each; asked for ahead, those of a batch of reads overlap.
     #[inline]
     pub fn foresee(&self, key: BlockKey) {
         self.index.foresee(key.hash());
-    }
-
-    /// A lookup of `key` comes soon, and [`Cache::foresee`] was called for it: asks for the lines of its frame.
-    #[inline]
-    pub fn foresee_frame(&self, key: BlockKey, unit: usize) {
-        let Some(frame) = self.index.candidates(key.hash()).next() else { return };
-        let frame = frame as usize;
-        diskstream_ring::prefetch(&self.frames[frame]);
-        diskstream_ring::prefetch(&self.zeros[frame * self.zero_words]);
-        diskstream_ring::prefetch(&self.sums[frame * self.units + unit.min(self.units - 1)]);
     }
 
     /// These bytes of the pinned block will be sent soon: asks for them.
@@ -269,75 +263,13 @@ impl Cache {
         ticket.frame as usize * self.block_bytes
     }
 
-    /// The frame of a load, to fill or to check. A frame may hold bytes of other blocks until it is filled; `publish`
+    /// The frame of a load, to fill or to check. A frame may hold bytes of other blocks until it is filled; [`ShardCache::publish`]
     /// zeroes what the load does not vouch for.
     ///
     /// The caller has no disk read into this frame in flight: it submits at most one for a ticket, and looks at the bytes
     /// after its completion.
     pub fn load_bytes<'a>(&'a self, ticket: &'a mut LoadTicket) -> &'a mut [u8] {
         self.memory.bytes_mut(ticket)
-    }
-
-    /// Ends a load well: `valid_bytes` from the frame's start are the block's content, the rest becomes zero. Sums every
-    /// unit, then makes the block visible, with the life that its `purpose` earns it. Gives the loader's own pin, and whom to wake.
-    ///
-    /// # Panics
-    /// When `valid_bytes` is more than a block.
-    pub fn publish(
-        &self,
-        mut ticket: LoadTicket,
-        valid_bytes: usize,
-        purpose: Purpose,
-    ) -> (Pin, WaitingShards) {
-        let bytes = self.memory.bytes_mut(&mut ticket);
-        bytes[valid_bytes..].fill(0);
-        let frame = ticket.frame as usize;
-        let bytes = &*self.memory.bytes_mut(&mut ticket);
-        let sums = &self.sums[frame * self.units..][..self.units];
-        for (sum, unit) in sums.iter().zip(bytes.chunks_exact(UNIT_BYTES)) {
-            sum.store(crc32c::crc32c(unit), Relaxed);
-        }
-        let zeros = &self.zeros[frame * self.zero_words..][..self.zero_words];
-        for (word, units) in zeros.iter().zip(bytes.chunks(64 * UNIT_BYTES)) {
-            word.store(zero_units(units), Relaxed);
-        }
-        let waiters = self.frames[frame].publish(ticket.incarnation, self.policy.epoch(), purpose);
-        self.policy.admit(ticket.frame, ticket.key.hash(), purpose);
-        let pin = Pin::new(ticket.frame, ticket.incarnation);
-        ticket.spend();
-        (pin, WaitingShards(waiters))
-    }
-
-    /// Ends a load that failed: the key is forgotten and the next lookup of it loads again. The caller wakes the shards and
-    /// tells them of the failure.
-    pub fn abandon(&self, ticket: LoadTicket) -> WaitingShards {
-        self.index.remove(ticket.key.hash(), ticket.frame);
-        let waiters = self.frames[ticket.frame as usize].abandon(ticket.incarnation);
-        self.free.push(ticket.frame);
-        self.abandoned.fetch_add(1, Relaxed);
-        ticket.spend();
-        WaitingShards(waiters)
-    }
-
-    /// A second pin on the same frame.
-    #[inline]
-    pub fn pin_again(&self, pin: &Pin) -> Pin {
-        self.frames[pin.frame as usize].pin_again(pin.incarnation);
-        Pin::new(pin.frame, pin.incarnation)
-    }
-
-    /// Gives a pin back.
-    #[inline]
-    pub fn unpin(&self, pin: Pin) {
-        self.frames[pin.frame as usize].unpin(pin.incarnation);
-        pin.spend();
-    }
-
-    /// Gives back a pin that went along as a token ([`Pin::into_token`]). Each token is spent once; a second time is caught
-    /// as long as the frame has no other pin or was reused since.
-    #[inline]
-    pub fn unpin_token(&self, token: u64) {
-        self.unpin(Pin::from_token(token));
     }
 
     /// CRC32C of a unit of the block.
@@ -431,113 +363,7 @@ impl Cache {
     /// Frames with at least one pin. Looks at every frame: for tests and for the end of a drain, where it must be 0.
     #[must_use]
     pub fn frames_pinned(&self) -> usize {
-        self.frames.iter().filter(|frame| frame.state().pins() > 0).count()
+        let frames = u32::try_from(self.frames.len()).expect("checked when it was made");
+        (0..frames).filter(|&frame| self.pins.hold(frame)).count()
     }
-
-    #[inline]
-    fn probe(&self, key: BlockKey, hash: u64, shard: u16) -> Probe {
-        for number in self.index.candidates(hash) {
-            let frame = &self.frames[number as usize];
-            // Pin first, ask afterwards: a look before would fetch the line twice when shards contend for it.
-            if let Some(incarnation) = frame.pin(key) {
-                if frame.touch(self.policy.epoch()) {
-                    self.policy.ahead_used();
-                }
-                return Probe::Settled(Lookup::Hit(Pin::new(number, incarnation)));
-            }
-            if frame.wait(key, shard) {
-                return Probe::Settled(Lookup::Wait);
-            }
-            if frame.key() == key {
-                return Probe::Unsettled;
-            }
-        }
-        Probe::Absent
-    }
-
-    /// Everything but a plain hit.
-    #[cold]
-    fn miss(&self, key: BlockKey, hash: u64, shard: u16) -> Lookup {
-        let mut relax = Relax::new();
-        let mut spare = None;
-        let found = loop {
-            match self.probe(key, hash, shard) {
-                Probe::Settled(lookup) => break lookup,
-                // Published, evicted or abandoned under our eyes; the next look tells.
-                Probe::Unsettled => {
-                    relax.wait();
-                    continue;
-                }
-                Probe::Absent => {}
-            }
-            let Some(number) = spare.take().or_else(|| self.claim()) else { break Lookup::Full };
-            match self.insert(key, hash, number) {
-                Ok(ticket) => return Lookup::Load(ticket),
-                Err(Insertion::Crowded) => {
-                    self.free.push(number);
-                    break Lookup::Full;
-                }
-                Err(_) => spare = Some(number),
-            }
-        };
-        if let Some(number) = spare {
-            self.free.push(number);
-        }
-        if matches!(found, Lookup::Full) {
-            self.full.fetch_add(1, Relaxed);
-        }
-        found
-    }
-
-    /// A frame of the caller's own, in phase `Free`.
-    fn claim(&self) -> Option<u32> {
-        self.free.pop().or_else(|| {
-            let number = self.policy.evict(&self.frames, |frame| frame.key().hash())?;
-            let frame = &self.frames[number as usize];
-            // First out of the index, then free: whoever finds a key in the index finds the frame that has it.
-            self.index.remove(frame.key().hash(), number);
-            frame.release();
-            Some(number)
-        })
-    }
-
-    fn insert(&self, key: BlockKey, hash: u64, number: u32) -> Result<LoadTicket, Insertion> {
-        let frame = &self.frames[number as usize];
-        frame.set_key(key);
-        let mut incarnation = 0;
-        let done = self.index.insert(
-            hash,
-            number,
-            |other| self.frames[other as usize].key() == key,
-            |other| {
-                let other = &self.frames[other as usize];
-                (other.state().phase() == Phase::Ready && !other.is_kept()).then(|| other.uses())
-            },
-            || incarnation = frame.begin(),
-        );
-        match done {
-            Insertion::Done => Ok(LoadTicket::new(number, incarnation, key)),
-            other => Err(other),
-        }
-    }
-}
-
-enum Probe {
-    Settled(Lookup),
-    /// The key's frame is changing its phase.
-    Unsettled,
-    Absent,
-}
-
-/// One bit per unit that is all zero.
-fn zero_units(units: &[u8]) -> u64 {
-    units
-        .chunks_exact(UNIT_BYTES)
-        .enumerate()
-        .fold(0, |word, (unit, bytes)| word | u64::from(is_zero(bytes)) << unit)
-}
-
-/// Looks at 256 bytes at a time: wide enough for vector code, and most data ends the search in the first.
-fn is_zero(bytes: &[u8]) -> bool {
-    bytes.chunks(256).all(|chunk| chunk.iter().fold(0, |any, &byte| any | byte) == 0)
 }

@@ -1,15 +1,19 @@
 //! The cache under the model checker: every interleaving (up to a bound of preemptions) of a few threads on two frames.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p diskstream-node --profile loom --lib loom`. The bytes are watched cells, so a frame that
-//! is written while somebody holds a pin on it fails the model, as do two loads of one key and a lost wake-up.
+//! is written while somebody holds a pin on it fails the model, as do two loads of one key and a lost wake-up. That it does is proved by
+//! mistakes that are planted one by one: each must be found by one of the models that pass without it.
 #![cfg(loom)]
 
-use loom::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
 use diskstream_ring::{ArenaConfig, HugePages};
 
+use super::sync::{Mistake, plant};
 use super::*;
 
 const A: BlockKey = BlockKey { generation: 1, block: 1 };
@@ -33,7 +37,7 @@ fn stamp(key: BlockKey) -> u8 {
     u8::try_from(key.generation * 16 + key.block).expect("small keys")
 }
 
-fn load(cache: &Cache, mut ticket: LoadTicket) -> WaitingShards {
+fn load(cache: &ShardCache, mut ticket: LoadTicket) -> WaitingShards {
     let key = ticket.key();
     cache.load_bytes(&mut ticket)[0] = stamp(key);
     let (pin, waiting) = cache.publish(ticket, 1, Purpose::Demand);
@@ -42,13 +46,13 @@ fn load(cache: &Cache, mut ticket: LoadTicket) -> WaitingShards {
     waiting
 }
 
-fn look(cache: &Cache, pin: &Pin, key: BlockKey) {
+fn look(cache: &ShardCache, pin: &Pin, key: BlockKey) {
     assert_eq!(cache.bytes(pin)[0], stamp(key), "bytes of another block");
 }
 
 /// One read, without waiting for anybody: whom it owes a wake-up, and whether it waits.
-fn read(cache: &Cache, key: BlockKey, shard: u16) -> (u64, bool) {
-    match cache.lookup(key, shard) {
+fn read(cache: &ShardCache, key: BlockKey) -> (u64, bool) {
+    match cache.lookup(key) {
         Lookup::Hit(pin) => {
             look(cache, &pin, key);
             cache.unpin(pin);
@@ -68,37 +72,37 @@ fn settled(cache: &Cache) {
 
 #[test]
 fn loom_one_load_and_no_lost_wake_up() {
-    check(2, 2, |cache| {
-        let woken = Arc::new(AtomicU64::new(0));
-        let threads: Vec<_> = (0..2u16)
-            .map(|shard| {
-                let (cache, woken) = (cache.clone(), woken.clone());
-                thread::spawn(move || {
-                    let (owes, waits) = read(&cache, A, shard);
-                    woken.fetch_or(owes, Ordering::AcqRel);
-                    (shard, waits)
-                })
+    check(2, 2, one_load);
+}
+
+fn one_load(cache: Arc<Cache>) {
+    let woken = loom::sync::Arc::new(AtomicU64::new(0));
+    let threads: Vec<_> = (0..2u16)
+        .map(|shard| {
+            let (cache, woken) = (cache.for_shard(shard), woken.clone());
+            thread::spawn(move || {
+                let (owes, waits) = read(&cache, A);
+                woken.fetch_or(owes, Ordering::AcqRel);
+                (shard, waits)
             })
-            .collect();
-        let ends: Vec<_> = threads.into_iter().map(|t| t.join().expect("no panic")).collect();
-        let woken = woken.load(Ordering::Acquire);
-        for (shard, waits) in ends {
-            assert!(!waits || woken >> shard & 1 == 1, "shard {shard} waits for ever");
-        }
-        assert_eq!(cache.stats().loads, 1, "one load of one key");
-        settled(&cache);
-    });
+        })
+        .collect();
+    let ends: Vec<_> = threads.into_iter().map(|t| t.join().expect("no panic")).collect();
+    let woken = woken.load(Ordering::Acquire);
+    for (shard, waits) in ends {
+        assert!(!waits || woken >> shard & 1 == 1, "shard {shard} waits for ever");
+    }
+    assert_eq!(cache.stats().loads, 1, "one load of one key");
+    settled(&cache);
 }
 
 #[test]
 fn loom_a_failed_load_wakes_and_is_forgotten() {
     check(2, 1, |cache| {
-        let Lookup::Load(ticket) = cache.lookup(A, 0) else { panic!("an empty cache") };
-        let other = {
-            let cache = cache.clone();
-            thread::spawn(move || read(&cache, A, 1).1)
-        };
-        let woken = cache.abandon(ticket);
+        let (ours, theirs) = (cache.for_shard(0), cache.for_shard(1));
+        let Lookup::Load(ticket) = ours.lookup(A) else { panic!("an empty cache") };
+        let other = thread::spawn(move || read(&theirs, A).1);
+        let woken = ours.abandon(ticket);
         let waits = other.join().expect("no panic");
         assert!(!waits || woken.contains(1), "shard 1 waits for ever");
         settled(&cache);
@@ -107,31 +111,30 @@ fn loom_a_failed_load_wakes_and_is_forgotten() {
 
 #[test]
 fn loom_a_pinned_frame_is_never_reused() {
-    check(2, 1, |cache| {
-        let (owes, _) = read(&cache, A, 0);
-        assert_eq!(owes, 0);
-        let reader = {
-            let cache = cache.clone();
-            thread::spawn(move || {
-                if let Lookup::Hit(pin) = lookup_without_load(&cache, A) {
-                    look(&cache, &pin, A);
-                    let again = cache.pin_again(&pin);
-                    cache.unpin(pin);
-                    look(&cache, &again, A);
-                    cache.unpin_token(again.into_token());
-                }
-            })
-        };
-        // Wants the only frame.
-        read(&cache, C, 0);
-        reader.join().expect("no panic");
-        settled(&cache);
+    check(2, 1, pinned_and_wanted);
+}
+
+/// One shard holds the only frame for a while, which the other one wants.
+fn pinned_and_wanted(cache: Arc<Cache>) {
+    let (ours, theirs) = (cache.for_shard(0), cache.for_shard(1));
+    assert_eq!(read(&ours, A).0, 0);
+    let reader = thread::spawn(move || {
+        if let Lookup::Hit(pin) = lookup_without_load(&theirs, A) {
+            look(&theirs, &pin, A);
+            let again = theirs.pin_again(&pin);
+            theirs.unpin(pin);
+            look(&theirs, &again, A);
+            theirs.unpin_token(again.into_token());
+        }
     });
+    read(&ours, C);
+    reader.join().expect("no panic");
+    settled(&cache);
 }
 
 /// A hit, or nothing.
-fn lookup_without_load(cache: &Cache, key: BlockKey) -> Lookup {
-    match cache.lookup(key, 1) {
+fn lookup_without_load(cache: &ShardCache, key: BlockKey) -> Lookup {
+    match cache.lookup(key) {
         Lookup::Load(ticket) => {
             let _ = cache.abandon(ticket);
             Lookup::Full
@@ -140,17 +143,58 @@ fn lookup_without_load(cache: &Cache, key: BlockKey) -> Lookup {
     }
 }
 
+/// The shortest meeting of a hit and an eviction: one look each, so that it can be searched with more preemptions.
+fn hit_and_evict(cache: Arc<Cache>) {
+    let (ours, theirs) = (cache.for_shard(0), cache.for_shard(1));
+    read(&ours, A);
+    let reader = thread::spawn(move || {
+        if let Some(incarnation) = theirs.pin(0, A) {
+            let pin = Pin::new(0, incarnation, 1);
+            look(&theirs, &pin, A);
+            theirs.unpin(pin);
+        }
+    });
+    read(&ours, C);
+    reader.join().expect("no panic");
+    settled(&cache);
+}
+
+#[test]
+fn loom_a_hit_meets_an_eviction() {
+    check(3, 1, hit_and_evict);
+}
+
+#[test]
+fn loom_a_shard_comes_while_another_evicts() {
+    check(2, 1, |cache| {
+        let ours = cache.for_shard(0);
+        read(&ours, A);
+        let late = {
+            let cache = cache.clone();
+            thread::spawn(move || {
+                let theirs = cache.for_shard(1);
+                if let Some(incarnation) = theirs.pin(0, A) {
+                    let pin = Pin::new(0, incarnation, 1);
+                    look(&theirs, &pin, A);
+                    theirs.unpin(pin);
+                }
+            })
+        };
+        read(&ours, C);
+        late.join().expect("no panic");
+        settled(&cache);
+    });
+}
+
 #[test]
 fn loom_two_misses_share_the_frames() {
     check(2, 2, |cache| {
-        read(&cache, A, 0);
-        read(&cache, B, 0);
-        let other = {
-            let cache = cache.clone();
-            thread::spawn(move || read(&cache, A, 1))
-        };
+        let (ours, theirs) = (cache.for_shard(0), cache.for_shard(1));
+        read(&ours, A);
+        read(&ours, B);
+        let other = thread::spawn(move || read(&theirs, A));
         // Evicts A or B while the other looks A up.
-        read(&cache, C, 0);
+        read(&ours, C);
         other.join().expect("no panic");
         settled(&cache);
     });
@@ -159,15 +203,16 @@ fn loom_two_misses_share_the_frames() {
 #[test]
 fn loom_three_shards_on_one_frame() {
     check(1, 1, |cache| {
+        let ours = cache.for_shard(0);
         let threads: Vec<_> = [A, C]
             .into_iter()
             .zip(1u16..)
             .map(|(key, shard)| {
-                let cache = cache.clone();
-                thread::spawn(move || (shard, key, read(&cache, key, shard)))
+                let cache = cache.for_shard(shard);
+                thread::spawn(move || (shard, key, read(&cache, key)))
             })
             .collect();
-        let (own, _) = read(&cache, A, 0);
+        let (own, _) = read(&ours, A);
         let ends: Vec<_> = threads.into_iter().map(|t| t.join().expect("no panic")).collect();
         let woken = ends.iter().fold(own, |all, (.., (owes, _))| all | owes);
         for (shard, _, (_, waits)) in ends {
@@ -180,15 +225,59 @@ fn loom_three_shards_on_one_frame() {
 #[test]
 fn loom_forgetting_while_it_is_read() {
     check(2, 2, |cache| {
-        read(&cache, A, 0);
-        let other = {
-            let cache = cache.clone();
-            thread::spawn(move || read(&cache, A, 1))
-        };
+        let (ours, theirs) = (cache.for_shard(0), cache.for_shard(1));
+        read(&ours, A);
+        let other = thread::spawn(move || read(&theirs, A));
         cache.forget_generation(A.generation);
         other.join().expect("no panic");
-        read(&cache, B, 0);
-        read(&cache, C, 0);
+        read(&ours, B);
+        read(&ours, C);
         settled(&cache);
     });
+}
+
+/// Whether a model fails when this mistake is made.
+fn is_found(mistake: Mistake, model: fn(Arc<Cache>)) -> bool {
+    plant(Some(mistake));
+    let end = catch_unwind(AssertUnwindSafe(|| check(3, 1, model)));
+    plant(None);
+    end.is_err()
+}
+
+#[test]
+fn loom_finds_a_count_that_is_seen_late() {
+    assert!(is_found(Mistake::AnnounceRelaxed, hit_and_evict));
+}
+
+#[test]
+fn loom_finds_an_eviction_without_a_look() {
+    assert!(is_found(Mistake::EvictWithoutLook, hit_and_evict));
+}
+
+#[test]
+fn loom_finds_a_key_that_was_read_too_early() {
+    assert!(is_found(Mistake::KeyNotReread, pinned_and_wanted));
+}
+
+#[test]
+fn loom_finds_a_pin_that_goes_before_its_reads() {
+    assert!(is_found(Mistake::UnpinRelaxed, hit_and_evict));
+}
+
+#[test]
+fn loom_finds_a_block_that_comes_before_its_bytes() {
+    assert!(is_found(Mistake::PublishRelaxed, one_load_and_look));
+}
+
+/// One loads, the other hits, or not.
+fn one_load_and_look(cache: Arc<Cache>) {
+    let (ours, theirs) = (cache.for_shard(0), cache.for_shard(1));
+    let other = thread::spawn(move || read(&theirs, A).1);
+    read(&ours, A);
+    other.join().expect("no panic");
+}
+
+#[test]
+fn loom_finds_a_wait_without_a_look() {
+    assert!(is_found(Mistake::WaitWithoutLook, one_load));
 }

@@ -11,13 +11,18 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::frame::{Frame, Purpose};
+use super::pins::PinTables;
 use super::sync::{AtomicU32, AtomicU64, Fifo};
 
 /// Frames looked at before the cache calls itself full. Guessed: at some 20 ns each well below a disk read; in the second
 /// half uses no longer count, so only a row of pinned frames this long makes a spurious "full".
 const TRIES_MAX: usize = 512;
+/// One in so many frames is for newcomers. From the paper.
+const SMALL_SHARE: usize = 10;
 /// Epochs during which the whole cache is replaced once by misses. The small queue lasts for six of them.
 const EPOCHS_PER_TURNOVER: usize = 64;
+/// Turnovers of the cache for which an evicted newcomer is remembered. From the paper.
+const GHOST_TURNOVERS: usize = 1;
 /// Uses (in different epochs) that take a block from the small queue to the main one. From the paper.
 const PROMOTE_USES: u8 = 2;
 
@@ -67,15 +72,15 @@ pub(super) struct PolicyStats {
 
 impl Policy {
     pub(super) fn new(frames: usize) -> Policy {
-        let ghosts = frames.next_power_of_two();
+        let ghosts = (frames * GHOST_TURNOVERS).next_power_of_two();
         Policy {
             small: Fifo::new(frames),
             main: Fifo::new(frames),
-            small_target: (frames / 10).max(1),
+            small_target: (frames / SMALL_SHARE).max(1),
             // Each frame is met often enough to lose its uses and then to be taken regardless: (4 + 1) in each half.
             tries: (frames * 10).min(TRIES_MAX),
             ghost: (0..ghosts).map(|_| AtomicU64::new(0)).collect(),
-            ghost_age_max: u32::try_from(frames).unwrap_or(u32::MAX),
+            ghost_age_max: u32::try_from(frames * GHOST_TURNOVERS).unwrap_or(u32::MAX),
             loads_per_epoch: (frames / EPOCHS_PER_TURNOVER).max(1) as u64,
             epoch: Lonely(AtomicU32::new(1)),
             counts: Lonely(Counts {
@@ -140,7 +145,12 @@ impl Policy {
     }
 
     /// Takes a frame out of its queue and its phase to `Evicting`; none when all that were looked at are pinned.
-    pub(super) fn evict(&self, frames: &[Frame], hash_of: impl Fn(&Frame) -> u64) -> Option<u32> {
+    pub(super) fn evict(
+        &self,
+        frames: &[Frame],
+        pins: &PinTables,
+        hash_of: impl Fn(u32) -> u64,
+    ) -> Option<u32> {
         let mut skip_small = false;
         for attempt in 0..self.tries {
             let regardless = attempt >= self.tries / 2;
@@ -154,12 +164,12 @@ impl Policy {
             let stays = !from_small && frame.uses() > 0;
             if !regardless && (promotes || stays) {
                 self.keep(number, frame, promotes);
-            } else if frame.evict() {
+            } else if frame.evict(number, pins) {
                 self.counts.0.evictions.fetch_add(1, Relaxed);
                 if frame.is_untouched() {
                     self.counts.0.ahead_wasted.fetch_add(1, Relaxed);
                 } else if from_small {
-                    self.remember_ghost(hash_of(frame));
+                    self.remember_ghost(hash_of(number));
                 }
                 return Some(number);
             } else {
@@ -220,7 +230,7 @@ impl Policy {
         self.ghost(hash).store((hash & !0xffff_ffff) | self.eviction_number(), Relaxed);
     }
 
-    /// Whether the block was evicted from the small queue within the last turnover of the cache; asks once.
+    /// Whether the block was evicted from the small queue within the last [`GHOST_TURNOVERS`]; asks once.
     fn forget_ghost(&self, hash: u64) -> bool {
         let ghost = self.ghost(hash);
         let remembered = ghost.load(Relaxed);

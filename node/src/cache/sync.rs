@@ -6,7 +6,24 @@ mod imp {
     pub(crate) use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
     pub(crate) use std::thread::yield_now;
 
+    use std::sync::atomic::Ordering::SeqCst;
+
     use crossbeam_queue::ArrayQueue;
+
+    /// Stores so that later `SeqCst` loads of this thread come after it for everybody who uses `SeqCst` too.
+    #[inline]
+    pub(crate) fn store_before_loads(word: &AtomicU32, value: u32) {
+        word.store(value, SeqCst);
+    }
+
+    /// Nothing: the compare-exchange before it is `SeqCst`, and so are the loads after it.
+    pub(crate) fn fence_of_evictions() {}
+
+    /// Planted mistakes are for the model checker.
+    #[inline]
+    pub(crate) fn planted(_: super::Mistake) -> bool {
+        false
+    }
 
     /// A bounded queue of frame numbers with many producers and consumers.
     pub(crate) struct Fifo(ArrayQueue<u32>);
@@ -36,9 +53,40 @@ mod imp {
     pub(crate) use loom::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
     pub(crate) use loom::thread::yield_now;
 
+    use std::cell::Cell;
     use std::collections::VecDeque;
+    use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
     use loom::sync::Mutex;
+    use loom::sync::atomic::fence;
+
+    use super::Mistake;
+
+    /// The checker takes `SeqCst` accesses for `AcqRel` ones, which says less than the language; fences it knows in full.
+    pub(crate) fn store_before_loads(word: &AtomicU32, value: u32) {
+        word.store(value, Relaxed);
+        if !planted(Mistake::AnnounceRelaxed) {
+            fence(SeqCst);
+        }
+    }
+
+    /// See the other [`store_before_loads`].
+    pub(crate) fn fence_of_evictions() {
+        fence(SeqCst);
+    }
+
+    thread_local! {
+        /// All threads of a model run on the thread of its test.
+        static PLANTED: Cell<Option<Mistake>> = const { Cell::new(None) };
+    }
+
+    pub(crate) fn plant(mistake: Option<Mistake>) {
+        PLANTED.set(mistake);
+    }
+
+    pub(crate) fn planted(mistake: Mistake) -> bool {
+        PLANTED.get() == Some(mistake)
+    }
 
     /// The queue as the checker sees it: its hand-over orders memory, as `crossbeam_queue` documents; its insides are
     /// not what is being checked.
@@ -66,6 +114,24 @@ mod imp {
 }
 
 pub(crate) use imp::*;
+
+/// Mistakes that a model can make on purpose, to prove that the checker would see them. In the real thing there are none.
+#[cfg_attr(not(loom), expect(dead_code, reason = "only a model makes them"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mistake {
+    /// A shard's count may become visible after it looked at the frame.
+    AnnounceRelaxed,
+    /// A frame is evicted without a look at the counts after the step to `Evicting`.
+    EvictWithoutLook,
+    /// A shard believes the key that it saw before its count was visible.
+    KeyNotReread,
+    /// What was read under a pin may still be going on when it is seen to be gone.
+    UnpinRelaxed,
+    /// A block can be found before its bytes.
+    PublishRelaxed,
+    /// Whoever waits does not look whether the load has ended meanwhile.
+    WaitWithoutLook,
+}
 
 /// Waits for another thread that is between two stores: spins, then yields in case that thread lost its core.
 pub(crate) struct Relax(u32);

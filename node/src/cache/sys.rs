@@ -27,9 +27,9 @@ mod imp {
         pub(in crate::cache) fn bytes<'a>(&'a self, pin: &'a Pin) -> &'a [u8] {
             let offset = pin.frame as usize * self.block_bytes;
             // SAFETY: the arena asks that nothing writes to the range while the slice lives. A `Pin` is made only by
-            // `Frame::pin` and `Frame::publish`, on a frame that is ready, and a pinned frame does not leave that phase;
-            // writes need a `LoadTicket`, of which there is none for a ready frame. The slice cannot outlive the borrow
-            // of the pin. Safe code will not do: the pin is counted at run time, across threads and kernel operations.
+            // `ShardCache`, which counts it for its shard, on a frame that is ready; such a frame is not given to a loader before
+            // the count is back at zero (`Frame::evict`; `pins` says why none is overlooked), and writes need a
+            // `LoadTicket`, of which there is none for a ready frame. The slice cannot outlive the borrow of the pin. Safe code will not do: the pin is counted at run time, across threads and kernel operations.
             unsafe { self.arena.bytes(offset, self.block_bytes) }
         }
 

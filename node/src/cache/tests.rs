@@ -16,13 +16,14 @@ mod stress;
 
 const BLOCK: usize = 2 * UNIT_BYTES;
 
-fn cache(frames: usize) -> Cache {
+fn cache(frames: usize) -> ShardCache {
     cache_of(frames, BLOCK)
 }
 
-fn cache_of(frames: usize, block_bytes: usize) -> Cache {
+fn cache_of(frames: usize, block_bytes: usize) -> ShardCache {
     let config = ArenaConfig { bytes: frames * block_bytes, huge_pages: HugePages::Off };
-    Cache::new(Arc::new(Arena::new(&config).unwrap()), block_bytes).unwrap()
+    let arena = Arc::new(Arena::new(&config).unwrap());
+    Arc::new(Cache::new(arena, block_bytes).unwrap()).for_shard(0)
 }
 
 fn key(block: u64) -> BlockKey {
@@ -37,23 +38,23 @@ fn fill(key: BlockKey, bytes: &mut [u8]) {
     }
 }
 
-fn load(cache: &Cache, key: BlockKey) -> Pin {
-    let Lookup::Load(mut ticket) = cache.lookup(key, 0) else { panic!("{key:?} is there already") };
+fn load(cache: &ShardCache, key: BlockKey) -> Pin {
+    let Lookup::Load(mut ticket) = cache.lookup(key) else { panic!("{key:?} is there already") };
     fill(key, cache.load_bytes(&mut ticket));
     let (pin, waiting) = cache.publish(ticket, cache.block_bytes(), Purpose::Demand);
     assert!(waiting.is_empty());
     pin
 }
 
-fn hit(cache: &Cache, key: BlockKey) -> Pin {
-    match cache.lookup(key, 0) {
+fn hit(cache: &ShardCache, key: BlockKey) -> Pin {
+    match cache.lookup(key) {
         Lookup::Hit(pin) => pin,
         other => panic!("{key:?}: {other:?}"),
     }
 }
 
-fn hits(cache: &Cache, key: BlockKey) -> bool {
-    match cache.lookup(key, 0) {
+fn hits(cache: &ShardCache, key: BlockKey) -> bool {
+    match cache.lookup(key) {
         Lookup::Hit(pin) => {
             cache.unpin(pin);
             true
@@ -105,7 +106,7 @@ fn a_short_block_is_zeroed_summed_and_marked() {
     // Something foreign in the frame first.
     let pin = load(&cache, key(1));
     cache.unpin(pin);
-    let Lookup::Load(mut ticket) = cache.lookup(key(2), 0) else { panic!() };
+    let Lookup::Load(mut ticket) = cache.lookup(key(2)) else { panic!() };
     assert_eq!(cache.load_offset(&ticket), 0);
     let bytes = cache.load_bytes(&mut ticket);
     bytes[..UNIT_BYTES].fill(0);
@@ -126,7 +127,7 @@ fn a_short_block_is_zeroed_summed_and_marked() {
 #[test]
 fn the_largest_block_has_four_words_of_zero_marks() {
     let cache = cache_of(1, 1 << 20);
-    let Lookup::Load(mut ticket) = cache.lookup(key(0), 0) else { panic!() };
+    let Lookup::Load(mut ticket) = cache.lookup(key(0)) else { panic!() };
     let bytes = cache.load_bytes(&mut ticket);
     bytes.fill(0);
     for unit in [0, 63, 64, 200, 255] {
@@ -141,9 +142,10 @@ fn the_largest_block_has_four_words_of_zero_marks() {
 #[test]
 fn one_load_the_others_wait_and_are_named() {
     let cache = cache(4);
-    let Lookup::Load(ticket) = cache.lookup(key(1), 0) else { panic!() };
-    for shard in [5, 0, 63, 5] {
-        assert!(matches!(cache.lookup(key(1), shard), Lookup::Wait));
+    let Lookup::Load(ticket) = cache.lookup(key(1)) else { panic!() };
+    let others = [5, 63].map(|shard| cache.cache.for_shard(shard));
+    for shard in [&others[0], &cache, &others[1], &others[0]] {
+        assert!(matches!(shard.lookup(key(1)), Lookup::Wait));
     }
     let (pin, waiting) = cache.publish(ticket, 0, Purpose::Demand);
     assert_eq!(waiting.iter().collect::<Vec<_>>(), [0, 5, 63]);
@@ -157,8 +159,8 @@ fn one_load_the_others_wait_and_are_named() {
 #[test]
 fn a_failed_load_is_forgotten_and_its_waiters_named() {
     let cache = cache(1);
-    let Lookup::Load(ticket) = cache.lookup(key(1), 0) else { panic!() };
-    assert!(matches!(cache.lookup(key(1), 2), Lookup::Wait));
+    let Lookup::Load(ticket) = cache.lookup(key(1)) else { panic!() };
+    assert!(matches!(cache.cache.for_shard(2).lookup(key(1)), Lookup::Wait));
     assert_eq!(cache.abandon(ticket), WaitingShards(1 << 2));
     let pin = load(&cache, key(1));
     cache.unpin(pin);
@@ -170,11 +172,11 @@ fn a_failed_load_is_forgotten_and_its_waiters_named() {
 fn full_means_that_every_frame_is_in_use() {
     let cache = cache(2);
     let pinned = load(&cache, key(1));
-    let Lookup::Load(loading) = cache.lookup(key(2), 0) else { panic!() };
-    assert!(matches!(cache.lookup(key(3), 0), Lookup::Full));
+    let Lookup::Load(loading) = cache.lookup(key(2)) else { panic!() };
+    assert!(matches!(cache.lookup(key(3)), Lookup::Full));
     cache.unpin(pinned);
     let pin = load(&cache, key(3));
-    assert!(matches!(cache.lookup(key(1), 0), Lookup::Full));
+    assert!(matches!(cache.lookup(key(1)), Lookup::Full));
     assert_eq!(cache.stats().full, 2);
     cache.unpin(pin);
     let _ = cache.abandon(loading);
@@ -188,7 +190,7 @@ fn a_pin_survives_as_a_token() {
     let second = cache.pin_again(&pin);
     cache.unpin(pin);
     let token = second.into_token();
-    assert!(matches!(cache.lookup(key(2), 0), Lookup::Full));
+    assert!(matches!(cache.lookup(key(2)), Lookup::Full));
     cache.unpin_token(token);
     let pin = load(&cache, key(2));
     assert!(
@@ -196,6 +198,65 @@ fn a_pin_survives_as_a_token() {
             .is_err()
     );
     let _ = pin.into_token();
+}
+
+#[test]
+fn a_token_is_the_whole_pin() {
+    let cache = cache(3);
+    let pin = load(&cache.cache.for_shard(63), key(1));
+    let (frame, incarnation, shard) = (pin.frame, pin.incarnation, pin.shard);
+    let pin = Pin::from_token(pin.into_token());
+    assert_eq!((pin.frame, pin.incarnation, pin.shard), (frame, incarnation, shard));
+    let _ = pin.into_token();
+    let extreme = Pin::new(u32::MAX, u32::MAX, SHARDS_MAX - 1);
+    let back = Pin::from_token(extreme.into_token());
+    assert_eq!((back.frame, back.shard), (u32::MAX, SHARDS_MAX - 1));
+    assert!(back.is_of_life(u32::MAX) && !back.is_of_life(0));
+    let _ = back.into_token();
+}
+
+#[test]
+#[should_panic(expected = "a pin of shard 0")]
+fn a_pin_goes_back_to_its_shard() {
+    let cache = cache(1);
+    let pin = load(&cache, key(1));
+    cache.cache.for_shard(1).unpin(pin);
+}
+
+#[test]
+#[should_panic(expected = "has its part of the cache already")]
+fn a_shard_is_one() {
+    let cache = cache(1);
+    let _ = cache.cache.for_shard(0);
+}
+
+#[test]
+fn what_a_shard_leaves_behind_stays_pinned() {
+    let cache = cache(1);
+    let other = cache.cache.for_shard(1);
+    let token = load(&other, key(1)).into_token();
+    drop(other);
+    assert!(matches!(cache.lookup(key(2)), Lookup::Full));
+    cache.cache.for_shard(1).unpin_token(token);
+    let pin = load(&cache, key(2));
+    cache.unpin(pin);
+    assert_eq!(cache.frames_pinned(), 0);
+}
+
+#[test]
+fn each_shard_keeps_a_frame_for_itself() {
+    let cache = cache(1);
+    let others = [1, 63].map(|shard| cache.cache.for_shard(shard));
+    let pin = load(&cache, key(1));
+    let pins: Vec<_> = others.iter().map(|other| hit(other, key(1))).collect();
+    cache.unpin(pin);
+    for (other, pin) in others.iter().zip(pins) {
+        assert!(matches!(cache.lookup(key(2)), Lookup::Full));
+        assert_eq!(cache.frames_pinned(), 1);
+        other.unpin(pin);
+    }
+    let pin = load(&cache, key(2));
+    cache.unpin(pin);
 }
 
 #[test]
@@ -207,7 +268,7 @@ fn a_dropped_pin_is_caught() {
 #[test]
 #[should_panic(expected = "a LoadTicket was dropped")]
 fn a_dropped_ticket_is_caught() {
-    drop(cache(1).lookup(key(1), 0));
+    drop(cache(1).lookup(key(1)));
 }
 
 #[test]
@@ -252,12 +313,12 @@ fn keys_of_one_bucket_give_way_to_each_other() {
     cache.forget_generation(key(0).generation);
     let tickets: Vec<_> = crowd[..7]
         .iter()
-        .map(|&k| match cache.lookup(k, 0) {
+        .map(|&k| match cache.lookup(k) {
             Lookup::Load(ticket) => ticket,
             other => panic!("{other:?}"),
         })
         .collect();
-    assert!(matches!(cache.lookup(crowd[7], 0), Lookup::Full));
+    assert!(matches!(cache.lookup(crowd[7]), Lookup::Full));
     for ticket in tickets {
         let _ = cache.abandon(ticket);
     }

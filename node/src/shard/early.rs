@@ -85,7 +85,7 @@ impl Shard {
         now: Nanos,
         out: &mut Outbox,
     ) -> Early {
-        let cache = &self.shared.cache;
+        let cache = &self.cache;
         let entry = self.shared.vdisk(vdisk);
         let block_bytes = cache.block_bytes() as u64;
         let start = key.block * block_bytes;
@@ -99,7 +99,7 @@ impl Shard {
         if !entry.is_eligible() || !self.room_for_early(vdisk) {
             return Early::NoRoom;
         }
-        let ticket = match cache.lookup(key, self.index) {
+        let ticket = match cache.lookup(key) {
             Lookup::Load(ticket) => ticket,
             Lookup::Hit(pin) => {
                 cache.unpin(pin);

@@ -79,7 +79,7 @@ impl Shard {
     /// All datagrams of the batch were looked at: goes on to what their first lines lead to.
     pub fn foresee_frames(&mut self) {
         for &(key, unit) in &self.foresight.keys[..self.foresight.count] {
-            self.shared.cache.foresee_frame(key, unit);
+            self.cache.foresee_frame(key, unit);
         }
         self.foresight.count = 0;
     }

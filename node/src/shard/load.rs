@@ -67,7 +67,7 @@ impl Shard {
         now: Nanos,
         out: &mut Outbox,
     ) -> Found {
-        let ticket = match self.shared.cache.lookup(key, self.index) {
+        let ticket = match self.cache.lookup(key) {
             Lookup::Hit(pin) => {
                 self.counters.cache_hits.inc();
                 return Found::Here(pin);
@@ -88,7 +88,7 @@ impl Shard {
             Some(flight) => flight,
             None if self.flights_full(vdisk) => {
                 // Nothing failed: whoever waits may look again.
-                let waiting = self.shared.cache.abandon(ticket);
+                let waiting = self.cache.abandon(ticket);
                 self.wake_shards(waiting, ShardMessage::Loaded(key), out);
                 return Found::Busy(BusyCause::Flights);
             }
@@ -100,7 +100,7 @@ impl Shard {
                 Found::Waits(flight)
             }
             Progress::Published(pin) => {
-                let ours = self.shared.cache.pin_again(&pin);
+                let ours = self.cache.pin_again(&pin);
                 self.arrived(flight, pin, now, out);
                 Found::Here(ours)
             }
@@ -260,14 +260,14 @@ impl Shard {
             true => Purpose::Ahead,
             false => Purpose::Demand,
         };
-        let (pin, waiting) = self.shared.cache.publish(ticket, valid, purpose);
+        let (pin, waiting) = self.cache.publish(ticket, valid, purpose);
         self.wake_shards(waiting, ShardMessage::Loaded(key), out);
         Progress::Published(pin)
     }
 
     fn give_up(&mut self, ticket: LoadTicket, out: &mut Outbox) -> Progress {
         let key = ticket.key();
-        let waiting = self.shared.cache.abandon(ticket);
+        let waiting = self.cache.abandon(ticket);
         self.wake_shards(waiting, ShardMessage::LoadFailed(key), out);
         Progress::Failed
     }
@@ -338,7 +338,7 @@ impl Shard {
         if let ShardMessage::LoadFailed(_) = message {
             return self.failed(index);
         }
-        match self.shared.cache.lookup(key, self.index) {
+        match self.cache.lookup(key) {
             Lookup::Hit(pin) => self.arrived(index, pin, now, out),
             Lookup::Wait => {}
             // Evicted before we looked: our turn to load it.

@@ -284,7 +284,7 @@ impl Shard {
                 }
                 let whole = whole & reading.wanted;
                 if whole == 0 {
-                    return self.shared.cache.unpin(pin);
+                    return self.cache.unpin(pin);
                 }
                 self.foresee_reply(&pin, reading.offset, reading.length, block);
                 let job = self.add_job(reading, whole, Some(pin), false);
@@ -328,7 +328,7 @@ impl Shard {
                         self.wait(job, flight);
                     }
                     other => {
-                        self.shared.cache.unpin(first);
+                        self.cache.unpin(first);
                         match other {
                             Found::Busy(cause) => reading.busy = Some(cause),
                             Found::Failed(code) => reading.fail(code),

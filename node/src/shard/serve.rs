@@ -222,7 +222,7 @@ impl Shard {
 
     /// The send holds its blocks until it is complete: with the job's own pins when that is done, else with further ones.
     fn pin_for_plan(&mut self, index: u32, head: u32, plan: &mut SendPlan, now: Nanos) -> bool {
-        let cache = &self.shared.cache;
+        let cache = &self.cache;
         let Work::Data(data) = &mut self.jobs.get_mut(head).work else {
             unreachable!("the caller looked")
         };
@@ -392,9 +392,9 @@ impl Shard {
         }
         let twice = self.mutation == Some(Mutation::UnpinTwice);
         for pin in plan.drain_pins() {
-            self.shared.cache.unpin_token(pin);
+            self.cache.unpin_token(pin);
             if twice {
-                self.shared.cache.unpin_token(pin);
+                self.cache.unpin_token(pin);
             }
         }
         let (token, bytes) = (plan.token, plan.payload_bytes());

@@ -21,10 +21,10 @@ impl Shard {
             if self.mutation == Some(Mutation::ForgetWaiter) && flight.waiters.is_empty() {
                 break;
             }
-            let pin = self.shared.cache.pin_again(&pin);
+            let pin = self.cache.pin_again(&pin);
             self.supply(job, pin, flight.vdisk, flight.key, now, out);
         }
-        self.shared.cache.unpin(pin);
+        self.cache.unpin(pin);
     }
 
     fn leave_flight(&mut self, waiters: &mut List, job: u32) {
@@ -115,7 +115,7 @@ impl Shard {
         let job = self.jobs.get_mut(index);
         if let Work::Data(data) = std::mem::replace(&mut job.work, work) {
             for pin in [data.pin, data.second].into_iter().flatten() {
-                self.shared.cache.unpin(pin);
+                self.cache.unpin(pin);
             }
         }
         self.enqueue(index);

@@ -120,7 +120,7 @@ impl Shard {
         let job = self.jobs.remove(index);
         if let Work::Data(data) = job.work {
             for pin in [data.pin, data.second].into_iter().flatten() {
-                self.shared.cache.unpin(pin);
+                self.cache.unpin(pin);
             }
         }
     }

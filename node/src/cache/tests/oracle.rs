@@ -3,11 +3,12 @@
 use super::*;
 
 const FRAMES: usize = 4;
+const SHARDS: usize = 3;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Lookup { block: u64, generation: u64, shard: u16 },
-    Publish { which: usize, valid: usize },
+    Lookup { block: u64, generation: u64, shard: usize },
+    Publish { which: usize, shard: usize, valid: usize },
     Abandon { which: usize },
     PinAgain { which: usize },
     Unpin { which: usize, as_token: bool },
@@ -17,9 +18,10 @@ enum Op {
 
 fn ops() -> impl Strategy<Value = Vec<Op>> {
     let op = prop_oneof![
-        8 => (0..12u64, 0..2u64, 0..64u16)
+        8 => (0..12u64, 0..2u64, 0..SHARDS)
             .prop_map(|(block, generation, shard)| Op::Lookup { block, generation, shard }),
-        4 => (any::<usize>(), 0..=BLOCK).prop_map(|(which, valid)| Op::Publish { which, valid }),
+        4 => (any::<usize>(), 0..SHARDS, 0..=BLOCK)
+            .prop_map(|(which, shard, valid)| Op::Publish { which, shard, valid }),
         1 => any::<usize>().prop_map(|which| Op::Abandon { which }),
         1 => any::<usize>().prop_map(|which| Op::PinAgain { which }),
         6 => (any::<usize>(), any::<bool>())
@@ -31,9 +33,9 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 }
 
 struct Oracle {
-    cache: Cache,
+    shards: Vec<ShardCache>,
     /// Loads under way; `findable` until their generation is forgotten.
-    loading: Vec<(LoadTicket, BTreeSet<u16>, bool)>,
+    loading: Vec<(LoadTicket, BTreeSet<usize>, bool)>,
     /// Pins with what they must show.
     pins: Vec<(Pin, BlockKey, usize)>,
     /// Valid bytes at the last publication of a key that may still be found.
@@ -52,18 +54,26 @@ impl Oracle {
         self.loading.iter().any(|(ticket, _, findable)| *findable && ticket.key() == key)
     }
 
-    fn lookup(&mut self, key: BlockKey, shard: u16) {
-        match self.cache.lookup(key, shard) {
+    fn cache(&self) -> &ShardCache {
+        &self.shards[0]
+    }
+
+    fn owner(&self, pin: &Pin) -> &ShardCache {
+        &self.shards[usize::from(pin.shard)]
+    }
+
+    fn lookup(&mut self, key: BlockKey, shard: usize) {
+        match self.shards[shard].lookup(key) {
             Lookup::Hit(pin) => {
                 assert!(!self.is_loading(key));
                 let valid =
                     *self.published.get(&key).expect("a hit was published and not forgotten");
-                assert_eq!(self.cache.bytes(&pin), Self::expected(key, valid));
+                assert_eq!(self.cache().bytes(&pin), Self::expected(key, valid));
                 self.pins.push((pin, key, valid));
             }
             Lookup::Load(mut ticket) => {
                 assert!(!self.is_loading(key), "two loads of one key");
-                fill(key, self.cache.load_bytes(&mut ticket));
+                fill(key, self.cache().load_bytes(&mut ticket));
                 self.published.remove(&key);
                 self.loading.push((ticket, BTreeSet::new(), true));
             }
@@ -76,7 +86,7 @@ impl Oracle {
             }
             Lookup::Full => {
                 let pinned: BTreeSet<_> =
-                    self.pins.iter().map(|(pin, ..)| self.cache.arena_offset(pin)).collect();
+                    self.pins.iter().map(|(pin, ..)| self.cache().arena_offset(pin)).collect();
                 assert_eq!(
                     pinned.len() + self.loading.len(),
                     FRAMES,
@@ -86,14 +96,14 @@ impl Oracle {
         }
     }
 
-    fn publish(&mut self, which: usize, valid: usize) {
+    fn publish(&mut self, which: usize, shard: usize, valid: usize) {
         if self.loading.is_empty() {
             return;
         }
         let (ticket, waiting, findable) = self.loading.swap_remove(which % self.loading.len());
         let key = ticket.key();
-        let (pin, woken) = self.cache.publish(ticket, valid, Purpose::Demand);
-        assert_eq!(woken.iter().collect::<BTreeSet<_>>(), waiting);
+        let (pin, woken) = self.shards[shard].publish(ticket, valid, Purpose::Demand);
+        assert_eq!(woken.iter().map(usize::from).collect::<BTreeSet<_>>(), waiting);
         if findable {
             self.published.insert(key, valid);
         }
@@ -105,18 +115,18 @@ impl Oracle {
             Op::Lookup { block, generation, shard } => {
                 self.lookup(BlockKey { generation, block }, shard);
             }
-            Op::Publish { which, valid } => self.publish(which, valid),
+            Op::Publish { which, shard, valid } => self.publish(which, shard, valid),
             Op::Abandon { which } => {
                 if !self.loading.is_empty() {
                     let (ticket, waiting, _) = self.loading.swap_remove(which % self.loading.len());
-                    let woken = self.cache.abandon(ticket);
-                    assert_eq!(woken.iter().collect::<BTreeSet<_>>(), waiting);
+                    let woken = self.cache().abandon(ticket);
+                    assert_eq!(woken.iter().map(usize::from).collect::<BTreeSet<_>>(), waiting);
                 }
             }
             Op::PinAgain { which } => {
                 if !self.pins.is_empty() {
                     let (pin, key, valid) = &self.pins[which % self.pins.len()];
-                    let again = self.cache.pin_again(pin);
+                    let again = self.owner(pin).pin_again(pin);
                     let entry = (again, *key, *valid);
                     self.pins.push(entry);
                 }
@@ -124,49 +134,50 @@ impl Oracle {
             Op::Unpin { which, as_token } => {
                 if !self.pins.is_empty() {
                     let (pin, ..) = self.pins.swap_remove(which % self.pins.len());
+                    let owner = &self.shards[usize::from(pin.shard)];
                     if as_token {
-                        self.cache.unpin_token(pin.into_token());
+                        owner.unpin_token(pin.into_token());
                     } else {
-                        self.cache.unpin(pin);
+                        owner.unpin(pin);
                     }
                 }
             }
             Op::Forget { generation } => {
-                self.cache.forget_generation(generation);
+                self.cache().forget_generation(generation);
                 self.published.retain(|key, _| key.generation != generation);
                 for (ticket, _, findable) in &mut self.loading {
                     *findable &= ticket.key().generation != generation;
                 }
             }
-            Op::Tick => self.cache.tick(),
+            Op::Tick => self.cache().tick(),
         }
     }
 
     fn check(&self) {
-        self.cache.check_invariants();
+        self.cache().check_invariants();
         for (pin, key, valid) in &self.pins {
             let expected = Self::expected(*key, *valid);
-            assert_eq!(self.cache.bytes(pin), expected, "{key:?} changed under its pin");
+            assert_eq!(self.cache().bytes(pin), expected, "{key:?} changed under its pin");
             for unit in 0..BLOCK / UNIT_BYTES {
                 let bytes = &expected[unit * UNIT_BYTES..][..UNIT_BYTES];
-                assert_eq!(self.cache.unit_sum(pin, unit), crc32c::crc32c(bytes));
-                assert_eq!(self.cache.unit_is_zero(pin, unit), bytes.iter().all(|&b| b == 0));
+                assert_eq!(self.cache().unit_sum(pin, unit), crc32c::crc32c(bytes));
+                assert_eq!(self.cache().unit_is_zero(pin, unit), bytes.iter().all(|&b| b == 0));
             }
         }
         let pinned: BTreeSet<_> =
-            self.pins.iter().map(|(pin, ..)| self.cache.arena_offset(pin)).collect();
-        assert_eq!(self.cache.frames_pinned(), pinned.len());
+            self.pins.iter().map(|(pin, ..)| self.cache().arena_offset(pin)).collect();
+        assert_eq!(self.cache().frames_pinned(), pinned.len());
     }
 
     fn finish(mut self) {
         for (ticket, ..) in self.loading.drain(..) {
-            let _ = self.cache.abandon(ticket);
+            let _ = self.shards[0].abandon(ticket);
         }
         for (pin, ..) in self.pins.drain(..) {
-            self.cache.unpin(pin);
+            self.shards[usize::from(pin.shard)].unpin(pin);
         }
-        assert_eq!(self.cache.frames_pinned(), 0);
-        self.cache.check_invariants();
+        assert_eq!(self.cache().frames_pinned(), 0);
+        self.cache().check_invariants();
     }
 }
 
@@ -174,8 +185,12 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn agrees_with_the_oracle(ops in ops()) {
+        let one = cache(FRAMES);
+        let others = (1..SHARDS).map(|shard| one.cache.for_shard(u16::try_from(shard).unwrap()));
+        let mut shards: Vec<_> = others.collect();
+        shards.insert(0, one);
         let mut oracle = Oracle {
-            cache: cache(FRAMES),
+            shards,
             loading: Vec::new(),
             pins: Vec::new(),
             published: BTreeMap::new(),

@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn read(cache: &Cache, block: u64) -> bool {
-    match cache.lookup(key(block), 0) {
+fn read(cache: &ShardCache, block: u64) -> bool {
+    match cache.lookup(key(block)) {
         Lookup::Hit(pin) => {
             cache.unpin(pin);
             true
@@ -73,8 +73,8 @@ fn everything_hot_still_gives_way() {
     assert_eq!(cache.stats().evictions, 1);
 }
 
-fn load_as(cache: &Cache, block: u64, purpose: Purpose) {
-    let Lookup::Load(ticket) = cache.lookup(key(block), 0) else { panic!("{block} is there") };
+fn load_as(cache: &ShardCache, block: u64, purpose: Purpose) {
+    let Lookup::Load(ticket) = cache.lookup(key(block)) else { panic!("{block} is there") };
     let (pin, _) = cache.publish(ticket, 0, purpose);
     cache.unpin(pin);
 }
@@ -108,7 +108,7 @@ fn what_is_kept_outlives_every_scan_until_it_is_forgotten() {
     let cache = cache_of(100, UNIT_BYTES);
     let keep = |block| BlockKey { generation: 77, block };
     for block in 0..50 {
-        let Lookup::Load(ticket) = cache.lookup(keep(block), 0) else { panic!("{block}") };
+        let Lookup::Load(ticket) = cache.lookup(keep(block)) else { panic!("{block}") };
         let (pin, _) = cache.publish(ticket, 0, Purpose::Keep);
         cache.unpin(pin);
     }

@@ -8,7 +8,7 @@ const BLOCKS: u64 = 96;
 const ROUNDS: u64 = 30_000;
 
 struct Shared {
-    cache: Cache,
+    cache: Arc<Cache>,
     /// Bit n: shard n was woken since it last looked.
     woken: AtomicU64,
     waits: AtomicU64,
@@ -32,14 +32,14 @@ impl Shared {
     }
 
     /// Looks a block up until it has seen its bytes.
-    fn read(&self, block: u64, shard: u16, fail: bool) {
+    fn read(&self, cache: &ShardCache, block: u64, shard: u16, fail: bool) {
         let key = key(block);
         loop {
-            match self.cache.lookup(key, shard) {
+            match cache.lookup(key) {
                 Lookup::Hit(pin) => {
                     self.hits.fetch_add(1, Relaxed);
                     self.check(&pin, key);
-                    self.cache.unpin_token(pin.into_token());
+                    cache.unpin_token(pin.into_token());
                     return;
                 }
                 Lookup::Load(mut ticket) => {
@@ -47,17 +47,17 @@ impl Shared {
                     let loading = &self.loading[usize::try_from(block).expect("small")];
                     let twice = loading.swap(true, Ordering::AcqRel);
                     assert!(!twice || self.forgets, "two loads of one block");
-                    fill(key, self.cache.load_bytes(&mut ticket));
+                    fill(key, cache.load_bytes(&mut ticket));
                     std::thread::yield_now();
                     loading.store(false, Ordering::Release);
                     if fail {
-                        self.wake(self.cache.abandon(ticket));
+                        self.wake(cache.abandon(ticket));
                         return;
                     }
-                    let (pin, waiting) = self.cache.publish(ticket, BLOCK, Purpose::Demand);
+                    let (pin, waiting) = cache.publish(ticket, BLOCK, Purpose::Demand);
                     self.wake(waiting);
                     self.check(&pin, key);
-                    self.cache.unpin(pin);
+                    cache.unpin(pin);
                     return;
                 }
                 Lookup::Wait => {
@@ -85,7 +85,7 @@ fn shards_share_while_the_content_is_forgotten_again_and_again() {
 
 fn stress(forgets: bool) {
     let shared = Shared {
-        cache: cache(FRAMES),
+        cache: Arc::clone(&cache(FRAMES).cache),
         woken: AtomicU64::new(0),
         waits: AtomicU64::new(0),
         hits: AtomicU64::new(0),
@@ -97,13 +97,14 @@ fn stress(forgets: bool) {
         for shard in 0..SHARDS {
             let shared = &shared;
             scope.spawn(move || {
+                let cache = shared.cache.for_shard(shard);
                 let mut random = u64::from(shard);
                 for round in 0..ROUNDS {
                     random = BlockKey { generation: random, block: round }.hash();
                     // Half of the reads are of a few hot blocks, so that shards meet.
                     let block =
                         if random % 2 == 0 { (random >> 8) % 8 } else { (random >> 8) % BLOCKS };
-                    shared.read(block, shard, random % 97 == 0);
+                    shared.read(&cache, block, shard, random % 97 == 0);
                     if forgets && random % 5_003 == 0 {
                         shared.cache.forget_generation(key(0).generation);
                     }
