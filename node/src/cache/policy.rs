@@ -1,6 +1,6 @@
 //! Which frame to reuse: S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction", SOSP 2023), approximated.
 //!
-//! A new block enters the *small* queue (a tenth of the frames). Leaving it, a block that was used in at least two epochs
+//! A new block enters the *small* queue (a twentieth of the frames). Leaving it, a block that was used in at least two epochs
 //! moves to the *main* queue, any other is evicted and remembered in the *ghost* table; a block that comes back while it is
 //! remembered enters the main queue at once. So a scan flows through the small queue and leaves the boot set alone.
 //!
@@ -17,12 +17,15 @@ use super::sync::{AtomicU32, AtomicU64, Fifo};
 /// Frames looked at before the cache calls itself full. Guessed: at some 20 ns each well below a disk read; in the second
 /// half uses no longer count, so only a row of pinned frames this long makes a spurious "full".
 const TRIES_MAX: usize = 512;
-/// One in so many frames is for newcomers. From the paper.
-const SMALL_SHARE: usize = 10;
+/// One in so many frames is for newcomers. The paper has ten. Measured with `diskstream-bench hit-rate`: in a cache of a quarter of the
+/// working set, boots beside a scan hit 94.8 % instead of 92.7, and 93.2 instead of 91.2 where the scan is four times as fast; caches of a
+/// tenth lose one or two points.
+const SMALL_SHARE: usize = 20;
 /// Epochs during which the whole cache is replaced once by misses. The small queue lasts for six of them.
-const EPOCHS_PER_TURNOVER: usize = 64;
-/// Turnovers of the cache for which an evicted newcomer is remembered. From the paper.
-const GHOST_TURNOVERS: usize = 1;
+const EPOCHS_PER_TURNOVER: usize = 128;
+/// Turnovers of the cache for which an evicted newcomer is remembered. The paper has one. Measured like [`SMALL_SHARE`]: a fast scan
+/// makes turnovers short, and with two of them 93.2 % hit instead of 91.4.
+const GHOST_TURNOVERS: usize = 2;
 /// Uses (in different epochs) that take a block from the small queue to the main one. From the paper.
 const PROMOTE_USES: u8 = 2;
 
