@@ -2,11 +2,12 @@
 //!
 //! `read` drives a fleet of devices, each the real session machine on a socket of its own, against a node that it starts
 //! (node on core 0, fleet on core 1) or against running ones. `storm` lets a fleet boot as a recorded machine did. `failover`
-//! starts a farm and makes a node go away under the fleet's reads. `cores` compares one shard with two. `hit-rate` compares the
-//! node's cache with others. `floor` compares the node with what the machine can do at best. `relay` loses and delays datagrams
+//! starts a farm and makes a node go away under the fleet's reads. `cores` compares one shard with two. `hit-rate` and
+//! `cache-cost` look at the node's cache alone. `floor` compares the node with what the machine can do at best. `relay` loses and delays datagrams
 //! on purpose.
 #![deny(unsafe_code)]
 
+mod cache_cost;
 mod cores;
 mod failover;
 mod fleet;
@@ -52,6 +53,8 @@ enum Command {
     Failover(failover::FailoverArgs),
     /// All cases of `failover`, several times each, against what they must reach.
     FailoverTable(failover::table::TableArgs),
+    /// What a hit of the node's cache costs, alone and while another core hits too.
+    CacheCost(cache_cost::CacheCostArgs),
     /// What a read costs a node with two shards, beside the same with one.
     Cores(cores::CoresArgs),
     /// How often the node's cache has what is asked, beside other policies on the same lookups.
@@ -78,6 +81,7 @@ fn main() -> ExitCode {
         Command::Idle(args) => idle::run(&args),
         Command::Failover(args) => failover::run(&args),
         Command::FailoverTable(args) => failover::table::run(&args),
+        Command::CacheCost(args) => cache_cost::run(&args),
         Command::Cores(args) => cores::run(&args),
         Command::HitRate(args) => hit_rate::run(&args),
         Command::Floor(args) => floor::run(&args),
