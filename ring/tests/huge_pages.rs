@@ -12,27 +12,29 @@ use diskstream_ring::{
     RingConfig,
 };
 
-const RESERVED: &str = "/proc/sys/vm/nr_hugepages";
+const TWO_MIB: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+const ONE_GIB: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages";
 
-/// Reserves 2 MiB pages, and puts the number back when dropped.
+/// Reserves huge pages, and puts the number back when dropped.
 struct Reservation {
+    file: &'static str,
     before: String,
 }
 
 impl Reservation {
-    fn new(pages: usize) -> Option<Reservation> {
-        let before = std::fs::read_to_string(RESERVED).ok()?;
+    fn new(file: &'static str, pages: usize) -> Option<Reservation> {
+        let before = std::fs::read_to_string(file).ok()?;
         let wanted = before.trim().parse::<usize>().ok()? + pages;
-        std::fs::write(RESERVED, wanted.to_string()).ok()?;
-        let reservation = Reservation { before };
-        let got: usize = std::fs::read_to_string(RESERVED).ok()?.trim().parse().ok()?;
+        std::fs::write(file, wanted.to_string()).ok()?;
+        let reservation = Reservation { file, before };
+        let got: usize = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
         (got >= wanted).then_some(reservation)
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let _ = std::fs::write(RESERVED, &self.before);
+        let _ = std::fs::write(self.file, &self.before);
     }
 }
 
@@ -58,7 +60,7 @@ fn read_into(arena: &Arc<Arena>, offset: usize) {
 
 #[test]
 fn two_mebibyte_pages() {
-    let Some(_reservation) = Reservation::new(4) else {
+    let Some(_reservation) = Reservation::new(TWO_MIB, 4) else {
         eprintln!("SKIPPED: needs root and 8 MiB of memory that is not fragmented");
         return;
     };
@@ -72,6 +74,24 @@ fn two_mebibyte_pages() {
     let larger = Arc::new(Arena::new(&larger).unwrap());
     assert!(larger.backing() < Backing::TwoMiB);
     read_into(&larger, 0);
+}
+
+#[test]
+fn a_gibibyte_page() {
+    let Some(_reservation) = Reservation::new(ONE_GIB, 1) else {
+        eprintln!(
+            "SKIPPED: needs root, 1 GiB of memory in one piece, and a processor with such pages"
+        );
+        return;
+    };
+    let config = ArenaConfig { bytes: 1 << 20, huge_pages: HugePages::OneGiB };
+    let arena = Arc::new(Arena::new(&config).unwrap());
+    assert_eq!((arena.backing(), arena.len()), (Backing::OneGiB, 1 << 30), "rounded up");
+    read_into(&arena, (1 << 30) - (1 << 20));
+    // The page is taken: falls back, says so, works.
+    let second = Arc::new(Arena::new(&config).unwrap());
+    assert!(second.backing() < Backing::OneGiB);
+    read_into(&second, 0);
 }
 
 #[test]
