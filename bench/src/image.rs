@@ -43,6 +43,35 @@ pub fn wrong_bytes(seed: u64, offset: u64, data: &[u8], thorough: bool) -> u64 {
     wrong
 }
 
+/// As [`wrong_bytes`], of a piece that begins and ends anywhere: what a stream brings at once.
+#[must_use]
+pub fn wrong_in_piece(seed: u64, offset: u64, data: &[u8], thorough: bool) -> u64 {
+    let unit_bytes = UNIT_BYTES as u64;
+    let mut wrong = 0;
+    let mut expected = [0u8; UNIT_BYTES];
+    let (mut at, mut rest) = (offset, data);
+    while !rest.is_empty() {
+        let unit = at - at % unit_bytes;
+        let inside = usize::try_from(at % unit_bytes).expect("below a unit");
+        let piece = rest.len().min(UNIT_BYTES - inside);
+        // Without thoroughness only the stamp is compared, the first bytes of the unit.
+        let mut compared = piece;
+        if thorough {
+            fill_unit(seed, unit, &mut expected);
+        } else {
+            expected[..8].copy_from_slice(&unit.to_le_bytes());
+            compared = piece.min(8usize.saturating_sub(inside));
+        }
+        let (got, wanted) = (&rest[..compared], &expected[inside..inside + compared]);
+        if got != wanted {
+            wrong += got.iter().zip(wanted).filter(|(a, b)| a != b).count() as u64;
+        }
+        at += piece as u64;
+        rest = &rest[piece..];
+    }
+    wrong
+}
+
 /// The folder in which images are kept for the next run: below `TMPDIR`, this user's own.
 ///
 /// # Errors
@@ -108,5 +137,29 @@ mod tests {
         data[5000] ^= 1;
         assert_eq!(wrong_bytes(1, 8192, &data, true), 1);
         assert!(wrong_bytes(1, 4096, &data, false) >= 2 * UNIT_BYTES as u64);
+    }
+
+    #[test]
+    fn pieces_are_checked_wherever_they_are_cut() {
+        let mut data = vec![0u8; 3 * UNIT_BYTES];
+        for (i, unit) in data.chunks_mut(UNIT_BYTES).enumerate() {
+            fill_unit(9, (i * UNIT_BYTES) as u64, unit);
+        }
+        for cut in [1, 7, 8, 9, 4095, 4096, 4097, 4100, 12_287] {
+            for thorough in [false, true] {
+                let (a, b) = data.split_at(cut);
+                let wrong =
+                    wrong_in_piece(9, 0, a, thorough) + wrong_in_piece(9, cut as u64, b, thorough);
+                assert_eq!(wrong, 0, "{cut} {thorough}");
+            }
+        }
+        data[4097] ^= 1;
+        data[9000] ^= 1;
+        let wrong = |from: usize, to: usize, thorough| {
+            wrong_in_piece(9, from as u64, &data[from..to], thorough)
+        };
+        assert_eq!((wrong(0, 12_288, true), wrong(0, 12_288, false)), (2, 1));
+        assert_eq!((wrong(4098, 9001, true), wrong(4098, 9001, false)), (1, 0));
+        assert!(wrong_in_piece(9, 4096, &data[..4096], false) > 0, "misplaced");
     }
 }

@@ -3,7 +3,7 @@
 //! `read` drives a fleet of devices, each the real session machine on a socket of its own, against a node that it starts
 //! (node on core 0, fleet on core 1) or against running ones. `storm` lets a fleet boot as a recorded machine did. `failover`
 //! starts a farm and makes a node go away under the fleet's reads. `cores` compares one shard with two. `hit-rate` and
-//! `cache-cost` look at the node's cache alone. `floor` compares the node with what the machine can do at best. `relay` loses and delays datagrams
+//! `cache-cost` look at the node's cache alone. `floor` compares the node with what the machine can do at best. `peers` compares a node with other servers of disk images. `relay` loses and delays datagrams
 //! on purpose.
 #![deny(unsafe_code)]
 
@@ -19,6 +19,7 @@ mod image;
 mod net;
 mod node_process;
 mod open_loop;
+mod peers;
 mod plot;
 mod random;
 mod read;
@@ -64,6 +65,8 @@ enum Command {
     /// Be the bare responder of a run of `floor`; started by it.
     #[command(hide = true)]
     FloorResponder(floor::responder::ResponderArgs),
+    /// Our node beside other servers of disk images, on the same image and under the same loads.
+    Peers(peers::PeersArgs),
     /// Stand between devices and a node, and lose or delay what passes.
     Relay(relay::RelayArgs),
     /// Join the namespaces of a run of `failover`; started by it.
@@ -86,6 +89,7 @@ fn main() -> ExitCode {
         Command::HitRate(args) => hit_rate::run(&args),
         Command::Floor(args) => floor::run(&args),
         Command::FloorResponder(args) => floor::responder::run(&args),
+        Command::Peers(args) => peers::run(&args),
         Command::Relay(args) => relay::run(args),
         Command::LanRelay(args) => net::relay::run(&args),
         Command::LanForge => forge::run(),

@@ -199,3 +199,92 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], wait: Duration) -> io::Result<()> {
     let error = io::Error::last_os_error();
     if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
 }
+
+/// Whether a descriptor is readable now or becomes so within `wait`; a signal ends the wait.
+pub fn is_readable(fd: BorrowedFd<'_>, wait: Duration) -> io::Result<bool> {
+    let mut polled = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let wait = libc::c_int::try_from(wait.as_millis()).unwrap_or(libc::c_int::MAX);
+    // SAFETY: `polled` is one valid, exclusively borrowed entry that outlives the call.
+    let ready = unsafe { libc::poll(&raw mut polled, 1, wait) };
+    match ready {
+        0 => Ok(false),
+        1.. => Ok(true),
+        _ => {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted { Ok(false) } else { Err(error) }
+        }
+    }
+}
+
+/// Binds the process that `command` starts, and all that it starts, to one core.
+pub fn run_on(command: &mut Command, core: usize) {
+    // SAFETY: all-zero bytes are a valid cpu_set_t: an empty set.
+    let mut set: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let core = core.min(libc::CPU_SETSIZE.unsigned_abs() as usize - 1);
+    // SAFETY: `core` lies within the set, which is valid and exclusively borrowed.
+    unsafe { libc::CPU_SET(core, &mut set) };
+    let bind = move || {
+        // SAFETY: `set` is valid for its size and outlives the call; 0 is the calling thread.
+        let done =
+            unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) };
+        if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: the closure runs between fork and exec; it makes one async-signal-safe system call, allocates nothing and
+    // takes no lock. Nothing safe sets this attribute of a child.
+    unsafe { command.pre_exec(bind) };
+}
+
+/// Processor time in nanoseconds that a process has used: all its threads, those that ended included, not its children.
+pub fn process_cpu_ns(process: u32) -> io::Result<u64> {
+    let process = libc::pid_t::try_from(process).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let mut clock: libc::clockid_t = 0;
+    // SAFETY: `clock` is valid, exclusively borrowed, and outlives the call.
+    let error = unsafe { libc::clock_getcpuclockid(process, &raw mut clock) };
+    if error != 0 {
+        return Err(io::Error::from_raw_os_error(error));
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is a valid, exclusively borrowed timespec that outlives the call.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs())
+}
+
+/// The size of an option or address of the socket calls.
+fn socket_length<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).expect("a few bytes")
+}
+
+/// A socket for whole Ethernet frames of one protocol at one interface of the calling thread's network. Its receive buffer
+/// holds `buffer_bytes` where this process may go beyond the system's limit.
+pub fn open_packets(interface: &str, protocol: u16, buffer_bytes: i32) -> io::Result<OwnedFd> {
+    let name = std::ffi::CString::new(interface).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: `name` is a valid C string that outlives the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let wire = protocol.to_be();
+    let kind = libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: `socket` takes plain numbers and gives a new descriptor or -1.
+    let socket = owned(unsafe { libc::socket(libc::AF_PACKET, kind, wire.into()) }.into())?;
+    // SAFETY: all-zero bytes are a valid sockaddr_ll: plain numbers.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET).expect("the kernel has few families");
+    address.sll_protocol = wire;
+    address.sll_ifindex = index.cast_signed();
+    let bytes = socket_length::<libc::sockaddr_ll>();
+    // SAFETY: `address` is a valid sockaddr_ll of `bytes` bytes that outlives the call.
+    if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), bytes) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let bytes = socket_length::<i32>();
+    let (fd, level) = (socket.as_raw_fd(), libc::SOL_SOCKET);
+    let value = (&raw const buffer_bytes).cast();
+    // SAFETY: the value is an int that outlives the call, and `bytes` is its size.
+    if unsafe { libc::setsockopt(fd, level, libc::SO_RCVBUFFORCE, value, bytes) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
+}

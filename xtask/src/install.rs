@@ -31,6 +31,9 @@ const TOOLS: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("nbdkit", "nbdkit"),
+    ("nbd-server", "nbd-server"),
+    ("tgtd", "tgt"),
+    ("vblade", "vblade"),
     ("nbdfuse", "nbdfuse"),
     ("fusermount3", "fuse3"),
 ];

@@ -1,0 +1,94 @@
+//! `peers`: our node beside other servers of disk images, on one image and under the same loads, within one run.
+//!
+//! ```text
+//! core 0: diskstream-node, nbdkit, nbd-server, qemu-nbd, tgtd      one of them is busy at a time
+//! core 1: this program: fleet of devices, NBD and iSCSI clients
+//! ```
+//!
+//! A server's cost is the processor time of its process, with all threads and children, within the window, by the reads that
+//! ended in it. The ratios are ours ÷ the best stream peer's: under each load the one that is best there, so no single
+//! peer has to be good at everything. vblade stands apart: Ethernet frames, no stream.
+
+mod aoe;
+mod args;
+mod book;
+mod figures;
+mod iscsi;
+mod loads;
+mod nbd;
+mod plot;
+pub mod process;
+mod report;
+mod scene;
+pub mod servers;
+pub mod stream;
+mod wire;
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, ensure};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+pub use args::PeersArgs;
+
+use crate::report::Provenance;
+use crate::sys;
+use report::PeersReport;
+use servers::Server;
+use stream::Clients;
+
+/// Open files beside a load's connections: rings, pipes, a folder. Guessed.
+const FILES: u64 = 4096;
+
+/// Measures and prints.
+///
+/// # Errors
+/// Flags that cannot work, a node that cannot be started or fails, bytes that are wrong.
+pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
+    args.check()?;
+    let granted = sys::raise_open_files(FILES).context("raising the limit of open files")?;
+    ensure!(granted >= FILES, "needs {FILES} open files, and the hard limit is {granted}");
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, Arc::clone(&stop)).context("listening for signals")?;
+    }
+    let provenance = Provenance::of_this_machine();
+    let results = scene::play(args, &stop)?;
+    ensure!(!stop.load(Ordering::Relaxed), "told to end");
+    let report = PeersReport::new(args, results, provenance);
+    if let Some(path) = &args.report {
+        let text = serde_json::to_string_pretty(&report)?;
+        std::fs::write(path, text)
+            .with_context(|| format!("writing --report {}", path.display()))?;
+    }
+    if let Some(path) = &args.plot {
+        let svg = plot::svg(&report);
+        std::fs::write(path, svg).with_context(|| format!("writing --plot {}", path.display()))?;
+    }
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        serde_json::to_writer(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        report.table(&mut out)?;
+    }
+    out.flush().context("writing the report")
+}
+
+/// Connections to a server that speaks NBD. The calling thread must be in its network.
+///
+/// # Errors
+/// When one cannot be made.
+pub fn connect_nbd(server: &Server, connections: usize) -> anyhow::Result<Clients<nbd::Nbd>> {
+    Clients::connect(connections, |_| nbd::connect(server.address, server.export))
+}
+
+/// Sessions with a server that speaks iSCSI. The calling thread must be in its network.
+///
+/// # Errors
+/// When one cannot be made.
+pub fn connect_iscsi(server: &Server, sessions: usize) -> anyhow::Result<Clients<iscsi::Iscsi>> {
+    Clients::connect(sessions, |number| iscsi::connect(server.address, server.export, number))
+}
