@@ -10,6 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use diskstream_ring::HugePages;
 use diskstream_wire::limits;
 
+use crate::network::NetworkArgs;
+
 /// Bytes of a node's name, at most: what the peer protocol carries.
 pub const NAME_BYTES_MAX: usize = 32;
 
@@ -226,6 +228,9 @@ pub struct ServeArgs {
     /// Bytes that each socket is to buffer, both ways.
     #[arg(long, default_value = "4M")]
     pub socket_buffer: Bytes,
+    /// How datagrams leave and come in.
+    #[command(flatten)]
+    pub network: NetworkArgs,
     /// Sessions that each shard has room for.
     #[arg(long, default_value_t = 8192)]
     pub sessions: u32,

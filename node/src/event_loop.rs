@@ -120,6 +120,7 @@ impl ShardThread {
                 log.write(event, now, &self.vdisk_names);
             }
             self.report.publish(self.ring.stats());
+            self.report.publish_path(self.ring.zero_copy_paths(), self.ring.busy_polls());
             if stop || self.all_drained() {
                 // The last answers (closings, notices) are still queued.
                 let last = self.ring.turn(Wait::Never, &mut done);

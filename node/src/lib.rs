@@ -9,6 +9,7 @@ pub mod control;
 pub mod event_loop;
 pub mod farm;
 pub mod metrics;
+pub mod network;
 pub mod peers;
 pub mod placement;
 mod provision;

@@ -68,6 +68,8 @@ pub(crate) fn provide(
     let mut limits = settings.limits;
     limits.stores = u16::try_from(stores.devices.len().max(1)).expect("STORES_MAX fits");
     limits.store_depth = stores.depth(settings, &Sysfs::host());
+    limits.pace_bytes_per_second =
+        settings.network.pace.bytes_per_shard(settings.listen, settings.shards());
     let frames = settings.cache_bytes / settings.block_bytes;
     check_frames(frames, settings)?;
     check_kept(frames, settings, vdisks)?;

@@ -8,8 +8,8 @@ use anyhow::{Context, anyhow};
 use diskstream_ring::inbox::{Inbox, Sender, inbox};
 use diskstream_ring::ring::RingError;
 use diskstream_ring::{
-    Arena, ArenaConfig, DirectFile, Features, Ring, RingConfig, SocketConfig, UdpSocket, Waker,
-    clock, pin,
+    Arena, ArenaConfig, DirectFile, Features, QueueWatch, Ring, RingConfig, SocketConfig,
+    UdpSocket, Waker, ZeroCopy, clock, pin,
 };
 use diskstream_vdisk::Vdisk;
 use diskstream_wire::Nanos;
@@ -18,6 +18,7 @@ use crate::cache::Cache;
 use crate::event_loop::{Command, ShardThread};
 use crate::farm::Farm;
 use crate::metrics::RingStats;
+use crate::network::NetworkSource;
 use crate::rebalance::{Share, split};
 use crate::settings::Settings;
 use crate::shard::{BootSlots, NodeShared, Outbox, Shard, VdiskEntry, WallClock};
@@ -48,6 +49,7 @@ impl Sockets {
                 recv_buffer_bytes: settings.socket_buffer_bytes,
                 send_buffer_bytes: settings.socket_buffer_bytes,
                 gro: true,
+                busy_poll_us: settings.network.busy_poll,
                 packet_info: wildcard,
                 dont_fragment: true,
                 ..SocketConfig::new(SocketAddr::new(settings.listen, port))
@@ -86,6 +88,7 @@ pub struct RunningNode {
     login: SocketAddr,
     io: Vec<SocketAddr>,
     features: Features,
+    queues: Arc<[QueueWatch]>,
     arena: Arc<Arena>,
     on_end: OnEnd,
 }
@@ -103,8 +106,12 @@ impl RunningNode {
     /// When the host has not as much: says how much there is.
     pub fn arena_for(settings: &Settings) -> anyhow::Result<Arc<Arena>> {
         let config = ArenaConfig { bytes: settings.cache_bytes, huge_pages: settings.huge_pages };
+        let headers = match settings.network.zero_copy {
+            ZeroCopy::Off => 0,
+            ZeroCopy::Auto | ZeroCopy::On => settings.shards(),
+        };
         let node = crate::provision::memory_node(settings)?;
-        Ok(Arc::new(Arena::on_node(&config, 0, node).context("--cache")?))
+        Ok(Arc::new(Arena::on_node(&config, headers, node).context("--cache")?))
     }
 
     /// Starts the shards over this memory, these sockets and images.
@@ -130,6 +137,7 @@ impl RunningNode {
             login,
             io,
             features: Features::probe(),
+            queues: Arc::new([]),
             arena: Arc::clone(arena),
             on_end,
         };
@@ -156,6 +164,12 @@ impl RunningNode {
             inboxes.push((inbox, waker));
         }
         let (ready, heard) = mpsc::channel::<Ready>();
+        self.queues = sockets
+            .io
+            .iter()
+            .map(UdpSocket::queue_watch)
+            .collect::<Result<Arc<[_]>, _>>()
+            .context("duplicating a socket's descriptor: raise LimitNOFILE (ulimit -n)")?;
         let mut login = Some(sockets.login);
         for (index, ((inbox, waker), io)) in inboxes.into_iter().zip(sockets.io).enumerate() {
             let setup = Setup {
@@ -246,6 +260,12 @@ impl RunningNode {
     #[must_use]
     pub fn ring_stats(&self) -> &[Arc<RingStats>] {
         &self.reports
+    }
+
+    /// What was granted of the network path, for metrics.
+    #[must_use]
+    pub fn network_source(&self) -> NetworkSource {
+        NetworkSource { rings: self.reports.clone(), queues: Arc::clone(&self.queues) }
     }
 
     /// What the kernel gave all rings.
@@ -415,6 +435,14 @@ fn ring_config(settings: &Settings, shared: &NodeShared, waker: Waker) -> RingCo
         sends: shared.limits.plans,
         reads: shared.limits.flights_max,
         sockets: 2,
+        zero_copy: settings.network.zero_copy,
+        // A quarter of the cache for all shards together: a card that is stuck must not keep it from turning over.
+        zero_copy_pins_max: u32::try_from(
+            settings.cache_bytes / settings.block_bytes / 4 / usize::from(settings.shards()).max(1),
+        )
+        .unwrap_or(u32::MAX),
+        busy_poll_us: settings.network.busy_poll,
+        spin: Nanos::from_micros(settings.network.spin.into()),
         files: u16::try_from(shared.vdisks().unwrap_or_default().len().max(1)).unwrap_or(u16::MAX),
         waker: Some(waker),
         ..RingConfig::default()

@@ -10,6 +10,7 @@ use diskstream_wire::{NodeEntry, limits};
 
 use crate::cli::{Bytes, HttpAt, NumaNode, PortRange, ServeArgs, StoreDepth};
 use crate::farm::Farm;
+use crate::network::NetworkArgs;
 use crate::shard::{Limits, SHARDS_MAX};
 use crate::trust::FarmKey;
 
@@ -81,6 +82,8 @@ pub struct Settings {
     pub receive_buffers: u16,
     /// Bytes that each socket is to buffer.
     pub socket_buffer_bytes: usize,
+    /// How datagrams leave and come in.
+    pub network: NetworkArgs,
     /// Devices that may boot at once.
     pub boot_limit: u32,
     /// Patience of a drain in seconds.
@@ -140,6 +143,7 @@ impl Settings {
             receive_buffers: args.receive_buffers,
             socket_buffer_bytes: usize::try_from(args.socket_buffer.0)
                 .context("--socket-buffer")?,
+            network: args.network,
             boot_limit: args.boot_limit,
             drain_seconds: args.drain_seconds,
             scrub_days: args.scrub_days,
@@ -344,6 +348,7 @@ impl Settings {
                 self.receive_buffers,
                 Bytes(self.socket_buffer_bytes as u64)
             ),
+            format!("network: {}", self.network),
             format!(
                 "cache {} in blocks of {}, huge pages {}, memory node {}, read-ahead {}, warm-up {}, store depth {}",
                 Bytes(self.cache_bytes as u64),

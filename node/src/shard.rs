@@ -45,6 +45,7 @@ mod login;
 mod moment;
 mod mutation;
 mod notices;
+mod pace;
 mod pause;
 mod place;
 pub(crate) mod random;
@@ -95,6 +96,7 @@ use flights::Flights;
 use foresight::Foresight;
 use jobs::Jobs;
 use notices::Notices;
+use pace::Pace;
 use pause::Pause;
 use random::Random;
 use rebalance::Rebalance;
@@ -150,6 +152,7 @@ pub struct Shard {
     sweep_at: usize,
     /// The turn left ready sessions unserved although there are plans.
     unfinished: bool,
+    pace: Pace,
     /// Plans that are out.
     plans_out: usize,
     /// Bytes of sessions in sends that are out.
@@ -236,6 +239,7 @@ impl Shard {
             sweep_due: Nanos::NEVER,
             sweep_at: 0,
             unfinished: false,
+            pace: Pace::new(limits.pace_bytes_per_second),
             plans_out: 0,
             bytes_out: 0,
             disk_us: 1000,
@@ -313,11 +317,14 @@ impl Shard {
             return Nanos::ZERO;
         }
         let drain = self.drain.as_ref().map_or(Nanos::NEVER, Drain::due);
+        let paced = !self.round.is_empty() && !self.pace.may_send();
+        let round = if paced { self.pace.due() } else { Nanos::NEVER };
         self.flights_due
             .earlier(self.feed_due)
             .earlier(self.notices.due)
             .earlier(self.sweep_due)
             .earlier(drain)
+            .earlier(round)
     }
 
     /// A turn begins. One that is far too late means that the node was paused.

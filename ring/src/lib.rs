@@ -42,6 +42,6 @@ pub use ring::{
 };
 pub use send::{LocalAddr, Piece, SendPlan};
 pub use stats::Stats;
-pub use udp::{SocketConfig, UdpSocket};
+pub use udp::{QueueWatch, SocketConfig, UdpSocket};
 pub use wake::Waker;
 pub use zero_copy::{UnknownZeroCopy, ZeroCopy};

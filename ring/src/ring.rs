@@ -17,6 +17,7 @@ mod completion;
 mod config;
 mod drain;
 mod op;
+mod poll;
 mod queues;
 mod reap;
 mod receive;
@@ -40,6 +41,7 @@ use crate::send::{SEGMENTS_MAX, SendPlan};
 use crate::stats::Stats;
 use crate::udp::UdpSocket;
 use crate::wake::Waker;
+use diskstream_wire::time::Nanos;
 
 pub use completion::{
     Completion, Completions, Datagram, FileId, ReadPlan, Received, SocketId, Wait,
@@ -104,6 +106,10 @@ pub struct Ring {
     bell_armed: bool,
     socket_capacity: u16,
     file_capacity: u16,
+    /// The kernel polls the cards' queues while it waits.
+    busy_polls: bool,
+    /// How long a wait looks before it sleeps.
+    spin: Nanos,
     /// Sockets that need a receive armed or a cancellation queued, or may; spares looking in each turn.
     sockets_stale: bool,
 }
@@ -221,9 +227,12 @@ impl Ring {
             bell_armed: false,
             socket_capacity: config.sockets,
             file_capacity: config.files,
+            busy_polls: false,
+            spin: config.spin,
             sockets_stale: false,
         };
         ring.register()?;
+        ring.register_busy_poll(config.busy_poll_us);
         ring.owned.waker.set_ring(Some(ring.queues.fd()));
         Ok(ring)
     }
@@ -458,8 +467,16 @@ impl Ring {
     /// Only what makes the ring useless.
     pub fn turn(&mut self, wait: Wait, done: &mut Completions) -> Result<(), RingError> {
         self.arm();
-        let (wanted, patience) = patience(wait, done);
+        let (mut wanted, mut patience) = patience(wait, done);
         let began = self.measures_sends().then(clock::thread_cpu);
+        if wanted > 0 && self.spin > Nanos::ZERO {
+            let most = patience.map_or(Nanos::NEVER, |left| {
+                Nanos(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
+            });
+            if self.spin(self.spin.earlier(most), done)? > 0 {
+                (wanted, patience) = (0, None);
+            }
+        }
         let mut reaped = self.enter(wanted, patience, done)?;
         self.sends_submitted(began.map(|began| clock::thread_cpu().since(began).0));
         for _ in 1..ENTERS_PER_TURN_MAX {

@@ -20,6 +20,8 @@ macro_rules! stats {
 stats! {
     /// Calls of `io_uring_enter`.
     enters,
+    /// Waits that found something before they would have slept.
+    spins_hit,
     /// Submission entries that the kernel took.
     sqes,
     /// Completion entries reaped.

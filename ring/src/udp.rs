@@ -6,7 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+mod interfaces;
 pub(crate) mod sys;
+
+pub use interfaces::interfaces;
 
 /// How to make a socket.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,8 @@ pub struct SocketConfig {
     pub dont_fragment: bool,
     /// Allow sending to broadcast addresses.
     pub broadcast: bool,
+    /// How long a receive polls the card's queue, in microseconds (`SO_BUSY_POLL`, `SO_PREFER_BUSY_POLL`); 0: not.
+    pub busy_poll_us: u32,
     /// Take datagrams of this peer only, and learn of refusals.
     pub connect: Option<SocketAddr>,
 }
@@ -44,6 +49,7 @@ impl SocketConfig {
             reuse_port: false,
             dont_fragment: false,
             broadcast: false,
+            busy_poll_us: 0,
             connect: None,
         }
     }
@@ -127,6 +133,11 @@ impl UdpSocket {
         sys::set_receive_buffer(fd, config.recv_buffer_bytes)
             .map_err(fail("size the receive buffer"))?;
         sys::set_send_buffer(fd, config.send_buffer_bytes).map_err(fail("size the send buffer"))?;
+        if config.busy_poll_us > 0
+            && let Err(error) = sys::set_busy_poll(fd, config.busy_poll_us)
+        {
+            tracing::warn!(%addr, "the socket does not busy-poll ({error}); remedy: CAP_NET_ADMIN");
+        }
         let gro = config.gro && enable_gro(fd, addr);
         socket.bind(&addr.into()).map_err(|source| bind_error(addr, source))?;
         if let Some(peer) = config.connect {
@@ -178,11 +189,32 @@ impl UdpSocket {
         self.gro
     }
 
+    /// What tells by which queue of a card datagrams come in, for as long as it lives, from any thread.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn queue_watch(&self) -> io::Result<QueueWatch> {
+        self.socket.try_clone().map(QueueWatch)
+    }
+
     pub(crate) fn disable_gro(&mut self) {
         // A kernel that switched it on can switch it off; if not, trains merely keep coming and are understood.
         if self.gro && sys::set_gro(self.socket.as_fd(), false).is_ok() {
             self.gro = false;
         }
+    }
+}
+
+/// See [`UdpSocket::queue_watch`].
+#[derive(Debug)]
+pub struct QueueWatch(Socket);
+
+impl QueueWatch {
+    /// The kernel's number of the queue that the last datagram came in by (`SO_INCOMING_NAPI_ID`); 0 when it was none that can
+    /// be polled, as of a loopback or a veth, or when nothing came yet.
+    #[must_use]
+    pub fn queue(&self) -> u32 {
+        sys::incoming_queue(self.0.as_fd()).unwrap_or(0)
     }
 }
 

@@ -202,7 +202,10 @@ impl Cache {
         let zero_words = units.div_ceil(64);
         let free = Fifo::new(frames);
         for frame in 0..u32::try_from(frames).expect("checked by the caller") {
-            free.push(frame);
+            // What rings keep for headers holds no block.
+            if !memory.is_reserved(frame) {
+                free.push(frame);
+            }
         }
         Cache {
             memory,

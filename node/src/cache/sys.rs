@@ -23,6 +23,11 @@ mod imp {
             Memory { arena, block_bytes }
         }
 
+        /// Whether the arena keeps some of the frame for itself.
+        pub(in crate::cache) fn is_reserved(&self, frame: u32) -> bool {
+            self.arena.is_reserved(frame as usize * self.block_bytes, self.block_bytes)
+        }
+
         /// The bytes of a pinned frame.
         pub(in crate::cache) fn bytes<'a>(&'a self, pin: &'a Pin) -> &'a [u8] {
             let offset = pin.frame as usize * self.block_bytes;
@@ -79,6 +84,10 @@ mod imp {
         }
 
         pub(in crate::cache) fn foresee(&self, _: u32, _: usize, _: usize) {}
+
+        pub(in crate::cache) fn is_reserved(&self, _: u32) -> bool {
+            false
+        }
 
         pub(in crate::cache) fn bytes<'a>(&'a self, pin: &'a Pin) -> &'a [u8] {
             // SAFETY: a pinned frame has no writer; checked by the model at this very access.

@@ -26,6 +26,21 @@ fn cache_of(frames: usize, block_bytes: usize) -> ShardCache {
     Arc::new(Cache::new(arena, block_bytes).unwrap()).for_shard(0)
 }
 
+#[test]
+fn what_rings_keep_for_headers_holds_no_block() {
+    let config = ArenaConfig { bytes: 4 << 20, huge_pages: HugePages::Off };
+    let arena = Arc::new(Arena::with_headers(&config, 2).unwrap());
+    let cache = Arc::new(Cache::new(Arc::clone(&arena), BLOCK).unwrap()).for_shard(0);
+    let reserved = 2 * diskstream_ring::arena::AREA_BYTES / BLOCK;
+    assert_eq!(cache.stats().frames_free, (4 << 20) / BLOCK - reserved);
+    // However many blocks come and go, none lies there.
+    for block in 0..2000 {
+        let Lookup::Load(ticket) = cache.lookup(key(block)) else { panic!("a new block") };
+        assert!(!arena.is_reserved(cache.load_offset(&ticket), BLOCK));
+        let _nobody = cache.abandon(ticket);
+    }
+}
+
 fn key(block: u64) -> BlockKey {
     BlockKey { generation: 0xfeed, block }
 }

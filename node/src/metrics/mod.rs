@@ -26,6 +26,7 @@ pub use http::{HttpError, HttpServer, RunningHttp};
 pub use peers::{PeerSource, PeerStatusSource};
 pub use process::ProcessSource;
 pub use ring::{RingSource, RingStats};
+pub(crate) use sample::as_float;
 pub use sample::{Kind, Labels, Latencies, Sample, Samples, Source, Value};
 pub use sources::{ArenaSource, CacheSource, FeatureSource, HealthSource, ShardSource, gauge};
 

@@ -1,7 +1,7 @@
 //! Counters of the rings. A ring belongs to one thread, which publishes a copy now and then.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use diskstream_ring::Stats;
 
@@ -13,11 +13,17 @@ use super::{Kind, Samples, Source};
 pub struct RingStats {
     /// In the order of [`Stats::fields`]. Written by the ring's thread only.
     fields: Box<[AtomicU64]>,
+    zero_copy_addresses: AtomicU64,
+    busy_polls: AtomicBool,
 }
 
 impl Default for RingStats {
     fn default() -> RingStats {
-        RingStats { fields: Stats::default().fields().map(|_| AtomicU64::new(0)).collect() }
+        RingStats {
+            fields: Stats::default().fields().map(|_| AtomicU64::new(0)).collect(),
+            zero_copy_addresses: AtomicU64::new(0),
+            busy_polls: AtomicBool::new(false),
+        }
     }
 }
 
@@ -36,6 +42,24 @@ impl RingStats {
         let mut fields = counters.fields();
         let at = fields.position(|(field, ..)| field == name)?;
         self.fields.get(at).map(|value| value.load(Relaxed))
+    }
+
+    /// Stores what is in use of the network path. For the ring's own thread, with [`RingStats::publish`].
+    pub fn publish_path(&self, zero_copy_addresses: usize, busy_polls: bool) {
+        self.zero_copy_addresses.store(zero_copy_addresses as u64, Relaxed);
+        self.busy_polls.store(busy_polls, Relaxed);
+    }
+
+    /// Local addresses whose sends leave without a copy.
+    #[must_use]
+    pub fn zero_copy_addresses(&self) -> u64 {
+        self.zero_copy_addresses.load(Relaxed)
+    }
+
+    /// Whether the kernel took the wish to busy-poll.
+    #[must_use]
+    pub fn busy_polls(&self) -> bool {
+        self.busy_polls.load(Relaxed)
     }
 
     fn values(&self) -> impl Iterator<Item = u64> {

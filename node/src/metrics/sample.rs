@@ -111,6 +111,6 @@ impl Samples {
 }
 
 /// A count as Prometheus has it: exact up to 2^53.
-pub(super) fn as_float(count: u64) -> f64 {
+pub(crate) fn as_float(count: u64) -> f64 {
     count as f64
 }

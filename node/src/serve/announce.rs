@@ -25,6 +25,7 @@ pub fn exporter(node: &RunningNode, health: &Arc<Health>, more: Vec<Box<dyn Sour
     let mut sources: Vec<Box<dyn Source>> = vec![
         Box::new(ShardSource(node.counters().to_vec())),
         Box::new(RingSource(node.ring_stats().to_vec())),
+        Box::new(node.network_source()),
         Box::new(CacheSource(Arc::clone(&node.shared().cache))),
         Box::new(ArenaSource(Arc::clone(node.arena()))),
         Box::new(FeatureSource(node.features())),

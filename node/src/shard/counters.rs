@@ -269,6 +269,7 @@ counters! {
         sends_dropped: Counter, "sends_failed_total"["reason" = "buffer_full"], "Sends that came to nothing, by reason.";
         sends_failed: Counter, "sends_failed_total"["reason" = "error"], "Sends that came to nothing, by reason.";
         replies_dropped: Counter, "sends_failed_total"["reason" = "no_room"], "Sends that came to nothing, by reason.";
+        turns_paced: Counter, "turns_paced_total", "Turns in which sessions had to wait because of the pace.";
         sends_no_plan: Counter, "sends_failed_total"["reason" = "no_plan"], "Sends that came to nothing, by reason.";
         refused_too_short: Counter, "refusals_total"["reason" = "too_short"], "Datagrams that were refused, by reason.";
         refused_bad_magic: Counter, "refusals_total"["reason" = "bad_magic"], "Datagrams that were refused, by reason.";

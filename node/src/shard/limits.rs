@@ -115,6 +115,8 @@ pub struct Limits {
     pub stores: u16,
     /// Reads that one shard asks one store at once; further ones wait in the shard.
     pub store_depth: u16,
+    /// Bytes that a shard sends in a second at most; none: as many as it can.
+    pub pace_bytes_per_second: Option<u64>,
 }
 
 impl Default for Limits {
@@ -134,6 +136,7 @@ impl Default for Limits {
             read_ahead: true,
             stores: 1,
             store_depth: 256,
+            pace_bytes_per_second: None,
         }
     }
 }

@@ -104,14 +104,22 @@ impl Shard {
     pub(super) fn serve(&mut self, now: Nanos, out: &mut Outbox) {
         let sends_before = out.sends.len();
         self.unfinished = false;
+        self.pace.fill(now);
         while let Some(index) = self.round.pop_front() {
             if out.sends.len() - sends_before >= PLANS_PER_TURN {
                 self.unfinished = true;
                 self.round.push_front(index);
                 break;
             }
+            if !self.pace.may_send() {
+                self.counters.turns_paced.inc();
+                self.round.push_front(index);
+                break;
+            }
+            let bytes_before = self.bytes_out;
             self.sessions.get_mut(index).deficit += QUANTUM_BYTES;
             let turn = self.serve_session(index, now, out);
+            self.pace.sent(self.bytes_out - bytes_before);
             let session = self.sessions.get_mut(index);
             if turn == Turn::NoPlans {
                 // The next turn goes on here; what it was given and could not use is not given again.

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use diskstream_wire::time::Nanos;
+
 use crate::errno::Errno;
 use crate::features::Features;
 use crate::send::SEGMENTS_MAX;
@@ -41,6 +43,10 @@ pub struct RingConfig {
     pub zero_copy: ZeroCopy,
     /// Pins of plans that may wait at once for the network to let go of their bytes; past that, sends are copied.
     pub zero_copy_pins_max: u32,
+    /// How long a turn that has to wait polls the cards' queues in the kernel first, in microseconds (NAPI busy polling); 0: not.
+    pub busy_poll_us: u32,
+    /// How long a turn that has to wait looks for completions before it sleeps; zero: not. Costs a core what it saves in latency.
+    pub spin: Nanos,
     /// Features to use if the kernel has them; all, unless a twin is to be exercised.
     pub permit: Features,
     /// The waker to listen to, when other threads needed it before the ring was made; else the ring makes one.
@@ -60,6 +66,8 @@ impl Default for RingConfig {
             files: 64,
             zero_copy: ZeroCopy::Off,
             zero_copy_pins_max: 4096,
+            busy_poll_us: 0,
+            spin: Nanos::ZERO,
             permit: Features::ALL,
             waker: None,
         }

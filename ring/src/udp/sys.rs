@@ -55,6 +55,31 @@ fn set_buffer(fd: BorrowedFd<'_>, bytes: usize, forced: i32, limited: i32) -> io
     set(fd, libc::SOL_SOCKET, forced, bytes).or_else(|_| set(fd, libc::SOL_SOCKET, limited, bytes))
 }
 
+/// Polls the card's queue when there is nothing to receive, and asks it to hold interrupts back meanwhile. Linux 3.11, 5.11.
+pub(super) fn set_busy_poll(fd: BorrowedFd<'_>, micros: u32) -> io::Result<()> {
+    let micros = i32::try_from(micros).unwrap_or(i32::MAX);
+    set(fd, libc::SOL_SOCKET, libc::SO_BUSY_POLL, micros)?;
+    set(fd, libc::SOL_SOCKET, libc::SO_PREFER_BUSY_POLL, ON)
+}
+
+/// The queue by which the last datagram came in; 0 for none. Linux 4.12.
+pub(super) fn incoming_queue(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut queue: libc::c_uint = 0;
+    let mut len = libc::socklen_t::try_from(size_of_val(&queue)).expect("an int is four bytes");
+    // SAFETY: the descriptor is open for the borrow; `queue` and `len` are valid, exclusively borrowed, and outlive the call,
+    // which writes `len` bytes at most; no crate of ours offers this option.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_INCOMING_NAPI_ID,
+            (&raw mut queue).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(queue) }
+}
+
 fn set(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
     let len = libc::socklen_t::try_from(size_of_val(&value)).expect("an int is four bytes");
     // SAFETY: the descriptor is open for the borrow, and `value` is readable for `len` bytes during the call; no crate of

@@ -1,0 +1,207 @@
+//! How datagrams leave and come in: the flags of the network path, and what was granted of them.
+
+use std::fmt;
+use std::fs;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use clap::Args;
+use diskstream_ring::{QueueWatch, ZeroCopy};
+
+use crate::metrics::{Kind, RingStats, Samples, Source, as_float};
+
+/// Flags of the network path.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct NetworkArgs {
+    /// Send straight from the cache, without a copy: auto (where a trial on live sends shows that it pays), on or off.
+    #[arg(long, default_value_t = ZeroCopy::Auto)]
+    pub zero_copy: ZeroCopy,
+    /// Microseconds for which a shard that waits polls its card's queue in the kernel; 0: not. Costs a core what it saves in latency.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub busy_poll: u32,
+    /// Microseconds for which a shard that waits looks for work before it sleeps; 0: not. Costs a core what it saves in latency.
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub spin: u32,
+    /// Bits that all shards send in a second, such as 900M: what the path to the devices takes without losing any; auto: the speed of
+    /// the link; off.
+    #[arg(long, value_name = "auto|off|BITS_PER_SECOND", default_value_t = Pace::Auto)]
+    pub pace: Pace,
+}
+
+impl fmt::Display for NetworkArgs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "zero copy {}, busy poll {} µs, spin {} µs, pace {}",
+            self.zero_copy, self.busy_poll, self.spin, self.pace
+        )
+    }
+}
+
+/// How fast shards send at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As fast as the link is, where its speed is known.
+    Auto,
+    /// As fast as they can.
+    Off,
+    /// Bits in a second.
+    Bits(u64),
+}
+
+impl fmt::Display for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Pace::Auto => f.write_str("auto"),
+            Pace::Off => f.write_str("off"),
+            Pace::Bits(bits) => write!(f, "{bits}"),
+        }
+    }
+}
+
+impl FromStr for Pace {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Pace, String> {
+        let (digits, factor) = match text {
+            "auto" => return Ok(Pace::Auto),
+            "off" => return Ok(Pace::Off),
+            text => match text.bytes().last() {
+                Some(b'K' | b'k') => (&text[..text.len() - 1], 1000),
+                Some(b'M' | b'm') => (&text[..text.len() - 1], 1_000_000),
+                Some(b'G' | b'g') => (&text[..text.len() - 1], 1_000_000_000),
+                _ => (text, 1),
+            },
+        };
+        let bits = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
+        bits.filter(|bits| *bits >= BITS_MIN).map(Pace::Bits).ok_or_else(|| {
+            format!("'{text}' is no pace: write auto, off, or bits in a second from {BITS_MIN}, such as 900M (powers of 1000)")
+        })
+    }
+}
+
+/// A slower pace than that is a mistake in the unit: one device boots with more.
+const BITS_MIN: u64 = 1_000_000;
+
+impl Pace {
+    /// Bytes that one of `shards` sends in a second at most; none: as many as it can. Says so.
+    #[must_use]
+    pub fn bytes_per_shard(self, listen: IpAddr, shards: u16) -> Option<u64> {
+        let bits = match self {
+            Pace::Off => None,
+            Pace::Bits(bits) => Some(bits),
+            Pace::Auto => {
+                let bits = link_bits(listen);
+                match bits {
+                    Some(bits) => tracing::info!(bits, "sends are paced to the speed of the link"),
+                    None => tracing::info!(
+                        "sends are not paced: the speed of the link that has {listen} is not known; --pace sets one"
+                    ),
+                }
+                bits
+            }
+        };
+        bits.map(|bits| bits / 8 / u64::from(shards.max(1)))
+    }
+}
+
+/// Bits in a second of the interface that has an address; for the address of any, of the slowest that is up. None where the kernel
+/// does not say (a loopback, a veth, a card without a cable).
+fn link_bits(listen: IpAddr) -> Option<u64> {
+    let interfaces = interfaces_with(listen);
+    let speeds = interfaces.iter().map(|name| speed_of(name));
+    speeds.collect::<Option<Vec<u64>>>()?.into_iter().min()
+}
+
+fn speed_of(interface: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
+    megabits(&text)
+}
+
+/// `speed` holds megabits in a second, or -1.
+fn megabits(text: &str) -> Option<u64> {
+    text.trim().parse::<u64>().ok().filter(|megabits| *megabits > 0)?.checked_mul(1_000_000)
+}
+
+/// Names of the interfaces that serve an address.
+fn interfaces_with(listen: IpAddr) -> Vec<String> {
+    let Ok(addresses) = diskstream_ring::udp::interfaces() else { return Vec::new() };
+    let serves =
+        |ip: IpAddr| if listen.is_unspecified() { !ip.is_loopback() } else { ip == listen };
+    let mut names: Vec<String> =
+        addresses.into_iter().filter(|(_, ip)| serves(*ip)).map(|(name, _)| name).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// What was granted of the network path, by shard.
+pub struct NetworkSource {
+    /// Each shard's ring.
+    pub rings: Vec<Arc<RingStats>>,
+    /// Each shard's socket.
+    pub queues: Arc<[QueueWatch]>,
+}
+
+impl Source for NetworkSource {
+    fn collect(&self, samples: &mut Samples) {
+        for (shard, (ring, queue)) in self.rings.iter().zip(self.queues.iter()).enumerate() {
+            let labels = || vec![("shard", shard.to_string().into())];
+            let mut gauge = |name, help, value: u64| {
+                samples.number(name, help, Kind::Gauge, labels(), as_float(value));
+            };
+            gauge(
+                "shard_zero_copy_addresses",
+                "Local addresses whose sends leave without a copy.",
+                ring.zero_copy_addresses(),
+            );
+            gauge(
+                "shard_busy_poll",
+                "1 where the kernel took the wish to busy-poll.",
+                u64::from(ring.busy_polls()),
+            );
+            gauge(
+                "shard_busy_poll_queue",
+                "The card's queue that the last datagram came in by; 0: none that can be polled (a loopback, a veth).",
+                u64::from(queue.queue()),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paces_are_understood() {
+        assert_eq!("auto".parse(), Ok(Pace::Auto));
+        assert_eq!("off".parse(), Ok(Pace::Off));
+        assert_eq!("900M".parse(), Ok(Pace::Bits(900_000_000)));
+        assert_eq!("2.5G".parse::<Pace>().ok(), None);
+        assert_eq!("10G".parse(), Ok(Pace::Bits(10_000_000_000)));
+        assert_eq!("2000000".parse(), Ok(Pace::Bits(2_000_000)));
+        let error = "100".parse::<Pace>().unwrap_err();
+        assert!(error.contains("bits in a second"), "{error}");
+        for pace in [Pace::Auto, Pace::Off, Pace::Bits(5_000_000)] {
+            assert_eq!(pace.to_string().parse(), Ok(pace));
+        }
+    }
+
+    #[test]
+    fn shards_share_it() {
+        let listen = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(Pace::Bits(8_000_000).bytes_per_shard(listen, 4), Some(250_000));
+        assert_eq!(Pace::Off.bytes_per_shard(listen, 1), None);
+        assert_eq!(Pace::Auto.bytes_per_shard(listen, 1), None, "a loopback has no speed");
+    }
+
+    #[test]
+    fn speeds_are_those_of_the_kernel() {
+        assert_eq!(megabits("10000\n"), Some(10_000_000_000));
+        assert_eq!(megabits("-1\n"), None);
+        assert_eq!(megabits("0"), None);
+        assert_eq!(megabits(""), None);
+    }
+}
