@@ -20,7 +20,7 @@
 //!
 //! A hit takes no lock, allocates nothing, and writes no word that another shard's hit reads, except that the first hit on a block in
 //! each epoch notes it in the frame's line. Keys name the content's generation, so another content never answers. `loom` checks the
-//! model in `model.rs`; proptest checks the whole against an oracle; Miri runs the unit tests.
+//! model in `model.rs`; proptest checks the whole against an oracle.
 
 mod frame;
 mod handle;
