@@ -167,9 +167,9 @@ impl Choice {
         Choice { mode, paths: Vec::with_capacity(PATHS_MAX), trial: None, now }
     }
 
-    /// True when the next turn's cost is wanted.
+    /// True when the cost of the turn that is about to be submitted is wanted: reading it is a system call.
     pub(crate) fn measuring(&self) -> bool {
-        self.trial.is_some()
+        self.trial.as_ref().is_some_and(|trial| trial.bytes >= TURN_BYTES_MIN)
     }
 
     /// Addresses whose sends leave without a copy now.
