@@ -122,8 +122,35 @@ fn sends_and_a_single_device_have_their_rows() {
     for ratio in report["sends"]["zero_copy_over_copy"].as_array().unwrap() {
         positive(&ratio["ratio"]["median"], &ratio.to_string());
     }
-    positive(&report["single"]["rows"][0]["mib_per_s"]["median"], "our rate");
-    positive(&report["single"]["ours_over_pvs"], "ours over PVS");
+    single_device(&report);
+}
+
+/// Ours, the bare responder, and each peer that is installed, in the order in which they were started.
+fn single_device(report: &Value) {
+    let single = &report["single"];
+    let rows = single["rows"].as_array().unwrap();
+    let left_out = single["left_out"].as_array().unwrap();
+    assert_eq!(rows.len() + left_out.len(), 6, "{single}");
+    assert_eq!(
+        (&rows[0]["server"], &rows[1]["server"]),
+        (&"diskstream".into(), &"bare responder".into())
+    );
+    for row in rows {
+        positive(&row["mib_per_s"]["median"], &row.to_string());
+        positive(&row["cpu_s_per_gib"]["median"], &row.to_string());
+        assert_eq!(row["rounds"].as_array().unwrap().len(), 1, "{row}");
+    }
+    positive(&single["ours_over_pvs"], "ours over PVS");
+    // The best peer is the one with the highest rate, and the ratio is made of its rate and ours.
+    let rate = |row: &Value| row["mib_per_s"]["median"].as_f64().unwrap();
+    let Some(best) = rows[2..].iter().max_by(|a, b| rate(a).total_cmp(&rate(b))) else {
+        println!("SKIPPED: no TCP peer is installed; apt install nbdkit nbd-server qemu-utils tgt");
+        assert!(report["ratios"]["single_over_best_peer"].is_null(), "{report}");
+        return;
+    };
+    assert_eq!(single["ours_over_best_peer"]["peer"], best["server"], "{single}");
+    let ratio = report["ratios"]["single_over_best_peer"].as_f64().unwrap();
+    assert!((ratio / (rate(&rows[0]) / rate(best)) - 1.0).abs() < 0.01, "{ratio}: {single}");
 }
 
 #[test]

@@ -34,12 +34,11 @@ pub mod table;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, bail, ensure};
 use diskstream_ring::{Wait, clock};
 use diskstream_wire::Nanos;
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 pub use args::FailoverArgs;
 use args::Mode;
@@ -55,7 +54,7 @@ use crate::net::{Lan, LanCounts, lan_address, may_make_namespaces};
 use crate::random::Random;
 use crate::read::{CORES, pin, warm};
 use crate::report::{Provenance, round};
-use crate::sys;
+use crate::{stop, sys};
 
 /// Wait for every device to have its standby. Guessed: sought within half a second of the login, asked again with backoff.
 const STANDBY_LIMIT: Nanos = Nanos::from_secs(20);
@@ -100,10 +99,7 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
         may_make_namespaces()?;
     }
     raise_open_files(args)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("listening for signals")?;
-    }
+    let stop = stop::on_signals()?;
     let provenance = Provenance::of_this_machine();
     // Nodes are hosts 0 and up, then comes the fleet, then the stranger.
     let hosts = args.nodes + 1 + usize::from(args.forged > 0);
@@ -263,7 +259,7 @@ fn settle(
         while clock::now() < until {
             devices.fleet_mut().turn(Wait::Until(until), |_, _, _, _| ())?;
         }
-        ensure!(!stop.load(Ordering::Relaxed), "told to end");
+        stop::go_on(stop)?;
         let now = clock::now();
         let statuses = (0..all).map(|member| devices.fleet().session(member).status(now));
         let (mut on_node_1, mut with_standby) = (0, 0);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -22,6 +22,7 @@ use crate::net::Lan;
 use crate::node_process::{CpuTime, NodeProcess};
 use crate::random::Random;
 use crate::read::{CORES, pin};
+use crate::stop;
 
 /// Reads before the measurement begins, so that windows and round trips have settled. Guessed; a device needs some 50 ms of
 /// reads, and each of 4,000 devices reads five times a second.
@@ -338,7 +339,7 @@ impl Watch for Scene {
     }
 
     fn look(&mut self, now: Nanos, moves: &Moves) -> anyhow::Result<()> {
-        ensure!(!self.stop.load(Ordering::Relaxed), "told to end");
+        stop::go_on(&self.stop)?;
         // The last look before the event: 5 ms and more before it.
         if self.before_event.is_empty() && now + Nanos::from_millis(50) >= self.event {
             let seen = self.nodes.iter().map(|node| node.cpu().unwrap_or_default());

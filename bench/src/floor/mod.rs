@@ -16,6 +16,7 @@ mod report;
 pub mod responder;
 mod scene;
 mod sends;
+mod side;
 mod single;
 mod spread;
 

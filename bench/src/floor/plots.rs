@@ -6,7 +6,8 @@ use std::path::Path;
 use anyhow::Context;
 use hdrhistogram::Histogram;
 
-use super::compare::{Comparison, Comparisons, Side};
+use super::compare::{Comparison, Comparisons};
+use super::side::Side;
 use crate::plot::{Chart, Curve};
 
 /// Points of a curve of latencies, in 1,000; the last is 99.9 %.

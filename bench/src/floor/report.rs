@@ -28,6 +28,8 @@ pub struct Ratios {
     pub cpu_over_responder_1m: Option<f64>,
     /// Delivered bytes of cold random reads of 64 KiB through the node by those that `fio` reads.
     pub cold_over_fio: Option<f64>,
+    /// Rate of a single device over a veth pair by that of a client of the best TCP peer.
+    pub single_over_best_peer: Option<f64>,
 }
 
 /// Flags that the figures depend on.
@@ -97,6 +99,10 @@ impl FloorReport {
             cpu_over_responder_32k: of("32k"),
             cpu_over_responder_1m: of("1m"),
             cold_over_fio: self.cold.as_ref().map(|cold| cold.ratio.median),
+            single_over_best_peer: self
+                .single
+                .as_ref()
+                .and_then(|single| Some(single.ours_over_best_peer.as_ref()?.ratio.median)),
         };
     }
 
@@ -287,7 +293,11 @@ fn single_table(out: &mut impl Write, single: &Single) -> io::Result<()> {
             row.cpu_s_per_gib.median
         )?;
     }
-    writeln!(out, "  ours is {} times what a PVS device reaches", single.ours_over_pvs)
+    writeln!(out, "  ours is {} times what a PVS device reaches", single.ours_over_pvs)?;
+    if let Some(best) = &single.ours_over_best_peer {
+        writeln!(out, "  ours ÷ {}, the best TCP peer: {}", best.peer, figures(&best.ratio))?;
+    }
+    single.left_out.iter().try_for_each(|words| writeln!(out, "  left out: {words}"))
 }
 
 /// The middle of several figures, and their ends.

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -17,7 +17,7 @@ use super::process::{Place, ServerProcess};
 use super::servers::Peer;
 use crate::fleet::{Job, Tally};
 use crate::net::Namespace;
-use crate::sys;
+use crate::{stop, sys};
 
 /// The EtherType that AoE has (revision 11, 2.1), shelf and slot of our blade.
 const ETHER_TYPE: u16 = 0x88a2;
@@ -118,7 +118,7 @@ impl Blade {
                     Step::Over => break,
                 }
                 client.ask_again(now)?;
-                ensure!(!stop.load(Ordering::Relaxed), "told to end");
+                stop::go_on(stop)?;
             }
             let left = client.reads.iter().filter_map(|read| read.asked);
             Ok((book.close(left, clock::now()), client.lost))

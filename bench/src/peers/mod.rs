@@ -25,16 +25,13 @@ pub mod stream;
 mod wire;
 
 use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, ensure};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 pub use args::PeersArgs;
 
 use crate::report::Provenance;
-use crate::sys;
+use crate::{stop, sys};
 use report::PeersReport;
 use servers::Server;
 use stream::Clients;
@@ -50,13 +47,10 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     args.check()?;
     let granted = sys::raise_open_files(FILES).context("raising the limit of open files")?;
     ensure!(granted >= FILES, "needs {FILES} open files, and the hard limit is {granted}");
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register(signal, Arc::clone(&stop)).context("listening for signals")?;
-    }
+    let stop = stop::on_signals()?;
     let provenance = Provenance::of_this_machine();
     let results = scene::play(args, &stop)?;
-    ensure!(!stop.load(Ordering::Relaxed), "told to end");
+    stop::go_on(&stop)?;
     let report = PeersReport::new(args, results, provenance);
     if let Some(path) = &args.report {
         let text = serde_json::to_string_pretty(&report)?;

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
@@ -23,6 +23,7 @@ use super::{connect_iscsi, connect_nbd};
 use crate::fleet::{Check, Job, Tally};
 use crate::node_process::{CpuTime, NodeProcess};
 use crate::read::{self, CORES, Pattern, ReadArgs};
+use crate::stop;
 
 /// Reads before the window opens, as in `read`.
 const RAMP: Nanos = Nanos::from_millis(500);
@@ -210,7 +211,7 @@ impl Scene<'_> {
                 let rate = if load == Load::Half { Some(self.open_rate()?) } else { None };
                 for subject in &subjects {
                     let measured = self.measure(subject, load, rate);
-                    ensure!(!self.stop.load(Ordering::Relaxed), "told to end");
+                    stop::go_on(self.stop)?;
                     self.note(round, load, subject, rate, measured)?;
                 }
             }
@@ -386,7 +387,7 @@ impl Scene<'_> {
             let mut edges = Vec::new();
             let edge = || edge_of(&mut edges, blade.process.cpu_ns());
             let run = blade.run(self.job(shape, None)?, self.stop, edge);
-            ensure!(!self.stop.load(Ordering::Relaxed), "told to end");
+            stop::go_on(self.stop)?;
             let measured = run.and_then(|(tally, lost)| {
                 Ok(Figures { asked_again: lost, ..sum_up(&tally, &edges, size)? })
             });

@@ -4,7 +4,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -15,6 +15,7 @@ use mio::{Events, Interest, Poll, Token};
 use super::book::{Asked, Book, Step};
 use super::wire::{Head, Wire};
 use crate::fleet::{Job, Tally};
+use crate::stop;
 
 /// What one receive takes at most. More than the largest socket buffer that servers here fill at once.
 const RECEIVE_BYTES: usize = 1 << 20;
@@ -109,7 +110,7 @@ impl<W: Wire> Clients<W> {
                 Step::Edge => edge()?,
                 Step::Over => break,
             }
-            ensure!(!stop.load(Ordering::Relaxed), "told to end");
+            stop::go_on(stop)?;
         }
         let left = self.connections.iter().flat_map(|c| c.slots.iter().filter_map(|s| s.asked));
         Ok(book.close(left, clock::now()))
