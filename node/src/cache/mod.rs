@@ -111,9 +111,10 @@ pub enum CacheError {
         /// The size asked for.
         block_bytes: usize,
     },
-    /// Not even one block fits, or more than can be numbered.
+    /// Not even one block fits beside what rings keep for headers, or more than can be numbered.
     #[error(
-        "a cache of {arena_bytes} bytes cannot hold between 1 and 4 billion blocks of {block_bytes} bytes; change --cache or --block"
+        "a cache of {arena_bytes} bytes cannot hold between 1 and 4 billion blocks of {block_bytes} bytes beside the headers of sends \
+         without a copy; change --cache or --block"
     )]
     Frames {
         /// Bytes of the arena.
@@ -126,8 +127,10 @@ pub enum CacheError {
 /// Figures of the cache, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheStats {
-    /// Frames of the arena.
+    /// Frames that can hold a block.
     pub frames: usize,
+    /// Frames that hold none, because rings keep headers there.
+    pub frames_reserved: usize,
     /// Bytes of a frame.
     pub block_bytes: usize,
     /// Frames that hold nothing.
@@ -164,6 +167,8 @@ pub struct Cache {
     block_bytes: usize,
     units: usize,
     frames: Box<[Frame]>,
+    /// How many of them can hold a block.
+    usable_frames: usize,
     index: Index,
     policy: Policy,
     pins: Arc<PinTables>,
@@ -194,26 +199,29 @@ impl Cache {
         if frames == 0 || u32::try_from(frames + 1).is_err() {
             return Err(CacheError::Frames { arena_bytes, block_bytes });
         }
-        Ok(Cache::build(Memory::new(arena, frames, block_bytes), frames, block_bytes))
+        let memory = Memory::new(arena, frames, block_bytes);
+        // What rings keep for headers holds no block.
+        let numbers = 0..u32::try_from(frames).expect("checked above");
+        let usable: Vec<u32> = numbers.filter(|&frame| !memory.is_reserved(frame)).collect();
+        if usable.is_empty() {
+            return Err(CacheError::Frames { arena_bytes, block_bytes });
+        }
+        Ok(Cache::build(memory, frames, &usable, block_bytes))
     }
 
-    fn build(memory: Memory, frames: usize, block_bytes: usize) -> Cache {
+    fn build(memory: Memory, frames: usize, usable: &[u32], block_bytes: usize) -> Cache {
         let units = block_bytes / UNIT_BYTES;
         let zero_words = units.div_ceil(64);
-        let free = Fifo::new(frames);
-        for frame in 0..u32::try_from(frames).expect("checked by the caller") {
-            // What rings keep for headers holds no block.
-            if !memory.is_reserved(frame) {
-                free.push(frame);
-            }
-        }
+        let free = Fifo::new(usable.len());
+        usable.iter().for_each(|&frame| free.push(frame));
         Cache {
             memory,
             block_bytes,
             units,
             frames: (0..frames).map(|_| Frame::new()).collect(),
+            usable_frames: usable.len(),
             index: Index::new(frames),
-            policy: Policy::new(frames),
+            policy: Policy::new(usable.len()),
             pins: Arc::new(PinTables::new(frames)),
             free,
             sums: (0..frames * units).map(|_| AtomicU32::new(0)).collect(),
@@ -317,21 +325,10 @@ impl Cache {
         self.block_bytes
     }
 
-    /// Makes every block of a content unfindable: it was replaced or is not trusted any more. Existing pins stay good, loads
-    /// under way end as usual, the frames age out. Looks at every frame: for the control path. Lookups of this generation
-    /// that go on meanwhile may bring blocks of it back; stop asking first.
-    pub fn forget_generation(&self, generation: u64) {
-        for (frame, number) in self.frames.iter().zip(0u32..) {
-            let key = frame.key();
-            if key.generation == generation && frame.state().phase() != Phase::Free {
-                self.index.remove(key.hash(), number);
-                let kept = frame.is_kept();
-                frame.set_uses(0);
-                if kept {
-                    self.policy.let_go(number);
-                }
-            }
-        }
+    /// Frames that can hold a block: all of the arena's but those where rings keep headers.
+    #[must_use]
+    pub fn usable_frames(&self) -> usize {
+        self.usable_frames
     }
 
     /// Starts a new period for counting uses. Misses do so by themselves; a cache that only hits learns nothing about what
@@ -345,7 +342,8 @@ impl Cache {
     pub fn stats(&self) -> CacheStats {
         let policy = self.policy.stats();
         CacheStats {
-            frames: self.frames.len(),
+            frames: self.usable_frames,
+            frames_reserved: self.frames.len() - self.usable_frames,
             block_bytes: self.block_bytes,
             frames_free: self.free.len(),
             frames_small: policy.small,

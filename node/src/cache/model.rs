@@ -226,20 +226,6 @@ fn loom_three_shards_on_one_frame() {
     });
 }
 
-#[test]
-fn loom_forgetting_while_it_is_read() {
-    check(2, 2, |cache| {
-        let (ours, theirs) = (cache.for_shard(0), cache.for_shard(1));
-        read(&ours, A);
-        let other = thread::spawn(move || read(&theirs, A));
-        cache.forget_generation(A.generation);
-        other.join().expect("no panic");
-        read(&ours, B);
-        read(&ours, C);
-        settled(&cache);
-    });
-}
-
 /// Whether a model fails when this mistake is made.
 fn is_found(mistake: Mistake, model: fn(Arc<Cache>)) -> bool {
     plant(Some(mistake));

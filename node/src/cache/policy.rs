@@ -74,6 +74,7 @@ pub(super) struct PolicyStats {
 }
 
 impl Policy {
+    /// For as many frames as can hold a block.
     pub(super) fn new(frames: usize) -> Policy {
         let ghosts = (frames * GHOST_TURNOVERS).next_power_of_two();
         Policy {
@@ -133,12 +134,6 @@ impl Policy {
         } else {
             self.small.push(frame);
         }
-    }
-
-    /// A frame that was to be kept need not be any more.
-    pub(super) fn let_go(&self, frame: u32) {
-        self.counts.0.kept.fetch_sub(1, Relaxed);
-        self.small.push(frame);
     }
 
     /// A block that was read ahead is asked for, for the first time.

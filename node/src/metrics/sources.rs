@@ -80,16 +80,19 @@ impl Source for CacheSource {
             samples.gauge(name, help, labels, as_float(value as u64));
         };
         let bytes = stats.frames * stats.block_bytes;
-        gauge("cache_bytes", "Memory of the block cache.", Vec::new(), bytes);
+        let help = "Memory of the block cache that blocks may lie in; what sends without a copy keep for headers is not.";
+        gauge("cache_bytes", help, Vec::new(), bytes);
         gauge("cache_block_bytes", "Bytes of a cache block.", Vec::new(), stats.block_bytes);
-        let help = "Frames of the cache by what they hold: nothing, newcomers, blocks that proved useful, or blocks that are kept for \
-                    good. The rest is being loaded.";
+        let help = "Frames of the cache by what they hold: nothing (free), newcomers (small), blocks that proved useful (main), blocks that \
+                    are kept for good (kept), or headers of sends without a copy (headers). A frame in none of them is being loaded, or \
+                    about to take another block.";
         let kept = usize::try_from(stats.frames_kept).unwrap_or(stats.frames);
         for (queue, frames) in [
             ("free", stats.frames_free),
             ("small", stats.frames_small),
             ("main", stats.frames_main),
             ("kept", kept),
+            ("headers", stats.frames_reserved),
         ] {
             gauge("cache_frames", help, vec![("queue", queue.into())], frames);
         }

@@ -12,7 +12,6 @@ enum Op {
     Abandon { which: usize },
     PinAgain { which: usize },
     Unpin { which: usize, as_token: bool },
-    Forget { generation: u64 },
     Tick,
 }
 
@@ -26,7 +25,6 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => any::<usize>().prop_map(|which| Op::PinAgain { which }),
         6 => (any::<usize>(), any::<bool>())
             .prop_map(|(which, as_token)| Op::Unpin { which, as_token }),
-        1 => (0..2u64).prop_map(|generation| Op::Forget { generation }),
         1 => Just(Op::Tick),
     ];
     prop::collection::vec(op, 1..200)
@@ -34,8 +32,8 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
 
 struct Oracle {
     shards: Vec<ShardCache>,
-    /// Loads under way; `findable` until their generation is forgotten.
-    loading: Vec<(LoadTicket, BTreeSet<usize>, bool)>,
+    /// Loads under way, and the shards that wait for them.
+    loading: Vec<(LoadTicket, BTreeSet<usize>)>,
     /// Pins with what they must show.
     pins: Vec<(Pin, BlockKey, usize)>,
     /// Valid bytes at the last publication of a key that may still be found.
@@ -51,7 +49,7 @@ impl Oracle {
     }
 
     fn is_loading(&self, key: BlockKey) -> bool {
-        self.loading.iter().any(|(ticket, _, findable)| *findable && ticket.key() == key)
+        self.loading.iter().any(|(ticket, _)| ticket.key() == key)
     }
 
     fn cache(&self) -> &ShardCache {
@@ -75,12 +73,12 @@ impl Oracle {
                 assert!(!self.is_loading(key), "two loads of one key");
                 fill(key, self.cache().load_bytes(&mut ticket));
                 self.published.remove(&key);
-                self.loading.push((ticket, BTreeSet::new(), true));
+                self.loading.push((ticket, BTreeSet::new()));
             }
             Lookup::Wait => {
                 let mut loads = self.loading.iter_mut();
-                let (_, waiting, _) = loads
-                    .find(|(ticket, _, findable)| *findable && ticket.key() == key)
+                let (_, waiting) = loads
+                    .find(|(ticket, _)| ticket.key() == key)
                     .expect("waits for a load under way");
                 waiting.insert(shard);
             }
@@ -100,13 +98,11 @@ impl Oracle {
         if self.loading.is_empty() {
             return;
         }
-        let (ticket, waiting, findable) = self.loading.swap_remove(which % self.loading.len());
+        let (ticket, waiting) = self.loading.swap_remove(which % self.loading.len());
         let key = ticket.key();
         let (pin, woken) = self.shards[shard].publish(ticket, valid, Purpose::Demand);
         assert_eq!(woken.iter().map(usize::from).collect::<BTreeSet<_>>(), waiting);
-        if findable {
-            self.published.insert(key, valid);
-        }
+        self.published.insert(key, valid);
         self.pins.push((pin, key, valid));
     }
 
@@ -118,7 +114,7 @@ impl Oracle {
             Op::Publish { which, shard, valid } => self.publish(which, shard, valid),
             Op::Abandon { which } => {
                 if !self.loading.is_empty() {
-                    let (ticket, waiting, _) = self.loading.swap_remove(which % self.loading.len());
+                    let (ticket, waiting) = self.loading.swap_remove(which % self.loading.len());
                     let woken = self.cache().abandon(ticket);
                     assert_eq!(woken.iter().map(usize::from).collect::<BTreeSet<_>>(), waiting);
                 }
@@ -142,13 +138,6 @@ impl Oracle {
                     }
                 }
             }
-            Op::Forget { generation } => {
-                self.cache().forget_generation(generation);
-                self.published.retain(|key, _| key.generation != generation);
-                for (ticket, _, findable) in &mut self.loading {
-                    *findable &= ticket.key().generation != generation;
-                }
-            }
             Op::Tick => self.cache().tick(),
         }
     }
@@ -170,7 +159,7 @@ impl Oracle {
     }
 
     fn finish(mut self) {
-        for (ticket, ..) in self.loading.drain(..) {
+        for (ticket, _) in self.loading.drain(..) {
             let _ = self.shards[0].abandon(ticket);
         }
         for (pin, ..) in self.pins.drain(..) {
