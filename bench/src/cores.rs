@@ -9,9 +9,9 @@ use std::io::Write;
 use anyhow::{Context, ensure};
 use serde::Serialize;
 
-use crate::floor::Spread;
 use crate::read::{self, CORES, Pattern, ReadArgs};
-use crate::report::{Provenance, round};
+use crate::report::{self, Provenance, round};
+use crate::spread::Spread;
 
 /// Flags of `cores`.
 #[derive(Debug, clap::Args)]
@@ -107,21 +107,15 @@ pub fn run(args: &CoresArgs) -> anyhow::Result<()> {
 
 impl Report {
     fn print(&self, json: bool) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
-        if json {
-            serde_json::to_writer(&mut out, self)?;
-            writeln!(out)?;
-        } else {
+        report::print(self, json, |out| {
             writeln!(
                 out,
-                "processor time of the node per read, two shards ÷ one: {} ({} to {}, {} rounds)",
-                self.spread.median,
-                self.spread.least,
-                self.spread.most,
-                self.rounds.len()
-            )?;
-        }
-        Ok(())
+                "processor time of the node per read, two shards ÷ one: {}; {} rounds\n{}",
+                self.spread,
+                self.rounds.len(),
+                self.provenance
+            )
+        })
     }
 }
 

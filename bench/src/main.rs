@@ -25,6 +25,7 @@ mod random;
 mod read;
 mod relay;
 mod report;
+mod spread;
 mod stop;
 mod storm;
 #[expect(unsafe_code, reason = "system calls that std does not offer; each block says why")]

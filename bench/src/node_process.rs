@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
+use signal_hook::consts::SIGTERM;
 use socket2::{Socket, Type};
 
 use crate::sys;
@@ -123,6 +124,20 @@ impl NodeProcess {
         node.login = login;
         node.http = word("http").and_then(|a| a.parse().ok());
         Ok(node)
+    }
+
+    /// Tells it to end, as an operator does, and waits until it has.
+    ///
+    /// # Errors
+    /// When it does not end within the limit, or says that it failed. It is ended then.
+    pub fn end(mut self, limit: Duration) -> anyhow::Result<()> {
+        self.signals().send(SIGTERM)?;
+        // The descriptor of a process is readable once it has ended (pidfd_open(2)).
+        let ended = sys::is_readable(self.handle.as_fd(), limit).context("waiting for the node")?;
+        ensure!(ended, "the node was told to end, and has not within {} s", limit.as_secs());
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the node was told to end, and failed: {status}");
+        Ok(())
     }
 
     /// For signals, from any thread.

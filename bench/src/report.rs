@@ -96,19 +96,11 @@ impl Report {
     /// # Errors
     /// When standard output is gone.
     pub fn print(&self, json: bool) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        if json {
-            serde_json::to_writer(&mut out, self)?;
-            writeln!(out)?;
-        } else {
-            self.table(&mut out)?;
-        }
-        out.flush()?;
-        Ok(())
+        print(self, json, |out| self.table(out))
     }
 
     fn table(&self, out: &mut impl Write) -> io::Result<()> {
-        let Report { devices, depth, size, pattern, mtu, provenance: p, .. } = self;
+        let Report { devices, depth, size, pattern, mtu, .. } = self;
         if let Some(rate) = self.rate {
             let Report { skipped, unfinished, .. } = self;
             writeln!(out, "{rate} reads/s due; {skipped} skipped, {unfinished} unfinished")?;
@@ -153,12 +145,27 @@ impl Report {
             known(self.node_cpu_wait_s),
             self.fleet_cpu_wait_s
         )?;
-        writeln!(
-            out,
-            "  {} | {} x {} | Linux {} | load {}",
-            p.commit, p.cores, p.cpu, p.kernel, p.load_average
-        )
+        writeln!(out, "  {}", self.provenance)
     }
+}
+
+/// Prints a report: with `json` as one JSON object, else what `table` writes for people.
+///
+/// # Errors
+/// When standard output is gone.
+pub fn print(
+    report: &impl Serialize,
+    json: bool,
+    table: impl FnOnce(&mut io::StdoutLock<'static>) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    if json {
+        serde_json::to_writer(&mut out, report)?;
+        writeln!(out)?;
+    } else {
+        table(&mut out)?;
+    }
+    Ok(out.flush()?)
 }
 
 /// Rounds to so many decimals.
@@ -203,6 +210,14 @@ impl Provenance {
             load_average: load_average(),
             version: env!("CARGO_PKG_VERSION"),
         }
+    }
+}
+
+impl std::fmt::Display for Provenance {
+    /// One line under a table.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Provenance { commit, cores, cpu, kernel, load_average, .. } = self;
+        write!(f, "{commit} | {cores} x {cpu} | Linux {kernel} | load {load_average}")
     }
 }
 

@@ -97,6 +97,48 @@ fn devices_that_start_over_time_end_over_time_and_pictures_show_it() {
 }
 
 #[test]
+fn a_node_that_knows_the_boot_loads_what_it_will_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trace, unique, _) = trace(folder.path());
+    let flags = "--devices 3 --read-ahead off --warm-up on --verify";
+    let Some(output) = storm(&trace, flags) else { return };
+    let report = json(&output);
+    let rounds = report["rounds"].as_array().unwrap();
+    let kinds: Vec<_> = rounds.iter().map(|storm| storm["warm_up"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["recorded", "used"], "{report}");
+    assert_eq!(report["warm_up"], "used", "the report is of the second: {report}");
+    // Each from an empty cache: both read all blocks from the disk, once.
+    for storm in rounds {
+        assert_eq!(storm["disk_bytes"], unique, "{storm}");
+        assert_eq!((&storm["failed"], &storm["wrong_bytes"]), (&0.into(), &0.into()), "{storm}");
+    }
+    assert_eq!(rounds[0]["node"]["listed_blocks"], 0, "nothing was known: {report}");
+    assert_eq!(rounds[1]["node"]["listed_blocks"], unique / BLOCK, "all was known: {report}");
+    let misses = |storm: &Value| storm["node"]["misses"].as_u64().unwrap();
+    assert!(misses(&rounds[1]) < misses(&rounds[0]), "{report}");
+    let gain = &report["warm_up_gains"][0];
+    assert_eq!(gain["read_ahead"], "off", "{report}");
+    assert!(number(&gain["last_boot"], "median") > 0.0, "{report}");
+}
+
+#[test]
+fn rounds_take_turns_and_are_summed_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trace, unique, _) = trace(folder.path());
+    let Some(output) = storm(&trace, "--devices 3 --rounds 2 --speed 100") else { return };
+    let report = json(&output);
+    let rounds = report["rounds"].as_array().unwrap();
+    let order: Vec<_> = rounds.iter().map(|storm| storm["read_ahead"].as_str().unwrap()).collect();
+    assert_eq!(order, ["off", "on", "on", "off"], "{report}");
+    let summaries = report["summaries"].as_array().unwrap();
+    assert_eq!(summaries.len(), 2, "{report}");
+    assert_eq!(summaries[0]["read_ahead"], "off", "{report}");
+    let least = number(&summaries[0]["disk_over_unique"], "least");
+    assert!((least - 1.0).abs() < 1e-9, "{unique} bytes, each once: {report}");
+    assert!(report["warm_up_gains"].is_null(), "not asked for: {report}");
+}
+
+#[test]
 fn what_cannot_work_is_said_before_a_node_is_started() {
     let folder = tempfile::tempdir().unwrap();
     let (trace, ..) = trace(folder.path());

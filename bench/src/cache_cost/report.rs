@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::CacheCostArgs;
-use crate::report::{Provenance, round};
+use crate::report::{self, Provenance, round};
 
 /// One step's cost.
 #[derive(Debug, Serialize)]
@@ -52,15 +52,7 @@ impl CostReport {
     /// # Errors
     /// When standard output is gone.
     pub fn print(&self, json: bool) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        if json {
-            serde_json::to_writer(&mut out, self)?;
-            writeln!(out)?;
-        } else {
-            self.table(&mut out)?;
-        }
-        out.flush()?;
-        Ok(())
+        report::print(self, json, |out| self.table(out))
     }
 
     fn table(&self, out: &mut impl Write) -> io::Result<()> {
@@ -69,18 +61,10 @@ impl CostReport {
             let Cost { step, threads, ns, ns_min, ns_max } = cost;
             writeln!(out, "{step:<62} {threads:>7} {ns:>9.1} {ns_min:>8.1} to {ns_max:>5.1}")?;
         }
-        let p = &self.provenance;
         writeln!(
             out,
-            "{} rounds of {} operations, {} frames | {} | {} x {} | Linux {} | load {}",
-            self.rounds,
-            self.operations,
-            self.frames,
-            p.commit,
-            p.cores,
-            p.cpu,
-            p.kernel,
-            p.load_average
+            "{} rounds of {} operations, {} frames | {}",
+            self.rounds, self.operations, self.frames, self.provenance
         )
     }
 }

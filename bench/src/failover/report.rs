@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::args::Mode;
 use super::forgery::Forged;
 use crate::net::relay::RelayCounts;
-use crate::report::Provenance;
+use crate::report::{self, Provenance};
 
 /// Figures of a run.
 #[derive(Debug, Serialize)]
@@ -169,15 +169,7 @@ impl Report {
     /// # Errors
     /// When standard output is gone.
     pub fn print(&self, json: bool) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        if json {
-            serde_json::to_writer(&mut out, self)?;
-            writeln!(out)?;
-        } else {
-            self.table(&mut out)?;
-        }
-        out.flush()?;
-        Ok(())
+        report::print(self, json, |out| self.table(out))
     }
 
     fn table(&self, out: &mut impl Write) -> io::Result<()> {
@@ -222,12 +214,7 @@ impl Report {
             "  others         had the processor for {} s while the fleet, for {:?} s while the nodes could have run",
             self.fleet_cpu_wait_s, self.node_cpu_wait_s
         )?;
-        let p = &self.provenance;
-        writeln!(
-            out,
-            "  {} | {} x {} | Linux {} | load {}",
-            p.commit, p.cores, p.cpu, p.kernel, p.load_average
-        )?;
+        writeln!(out, "  {}", self.provenance)?;
         writeln!(out, "{}", self.verdict())
     }
 

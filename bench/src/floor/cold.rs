@@ -12,11 +12,11 @@ use serde::Serialize;
 
 use super::args::FloorArgs;
 use super::on_core;
-use super::spread::Spread;
 use crate::image;
 use crate::node_process::{NodeProcess, metric};
 use crate::read::{self, CORES, Pattern, RAMP, ReadArgs};
 use crate::report::round;
+use crate::spread::Spread;
 use crate::sys;
 
 /// Bytes of a read: the node's block.
@@ -144,7 +144,8 @@ fn start_node(path: &Path, core: Option<usize>) -> anyhow::Result<NodeProcess> {
     let cache = CACHE_BYTES.to_string();
     let fixed = ["--login-port", "0", "--io-ports", "0", "--http", "127.0.0.1:0"];
     let mut flags: Vec<String> = fixed.into_iter().map(str::to_owned).collect();
-    flags.extend(["--boot-limit", "0", "--cache", &cache].map(str::to_owned));
+    // Without what earlier runs have read: reads are to be cold.
+    flags.extend(["--boot-limit", "0", "--warm-up", "off", "--cache", &cache].map(str::to_owned));
     if let Some(core) = core {
         flags.extend(["--cores".to_owned(), core.to_string()]);
     }

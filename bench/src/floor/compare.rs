@@ -11,11 +11,11 @@ use super::loads::Load;
 use super::on_core;
 use super::responder::ResponderProcess;
 use super::side::{Measuring, PAYLOAD_BYTES, Side, read_args};
-use super::spread::Spread;
 use crate::image;
 use crate::node_process::NodeProcess;
 use crate::read::{self, CORES, ReadArgs};
 use crate::report::round;
+use crate::spread::Spread;
 
 /// Both sides, one after the other.
 #[derive(Clone, Debug, Serialize)]

@@ -14,13 +14,13 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::args::FloorArgs;
-use super::spread::Spread;
 use crate::fleet::LATENCY;
 use crate::image;
 use crate::node_process::CpuTime;
 use crate::random::Random;
 use crate::read::{CORES, nanos_of, pin};
 use crate::report::round;
+use crate::spread::Spread;
 
 /// Memory that no cache of a processor holds.
 const LARGE_BYTES: usize = 256 << 20;

@@ -18,12 +18,10 @@ mod scene;
 mod sends;
 mod side;
 mod single;
-mod spread;
 
 use anyhow::anyhow;
 
 pub use args::{FloorArgs, Part};
-pub use spread::Spread;
 
 use crate::net::may_make_namespaces;
 use crate::read::{self, CORES};

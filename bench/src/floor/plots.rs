@@ -77,7 +77,7 @@ fn throughput(all: &Comparisons) -> Chart {
             .iter()
             .filter(|comparison| comparison.load.size == 4096)
             .filter_map(|comparison| {
-                let rates = super::spread::Spread::of(comparison.rounds.iter().map(of), 1)?;
+                let rates = crate::spread::Spread::of(comparison.rounds.iter().map(of), 1)?;
                 Some((f64::from(comparison.load.devices), rates.median))
             })
             .collect();

@@ -10,8 +10,8 @@ use super::compare::{Comparison, Comparisons};
 use super::machine::{Disk, Memory};
 use super::sends::Sends;
 use super::single::Single;
-use super::spread::Spread;
-use crate::report::Provenance;
+use crate::report::{self, Provenance, round};
+use crate::spread::Spread;
 
 /// The ratios by which the node is judged; none where the part was not measured.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -111,18 +111,10 @@ impl FloorReport {
     /// # Errors
     /// When standard output is gone.
     pub fn print(&self, json: bool) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        if json {
-            serde_json::to_writer(&mut out, self)?;
-            writeln!(out)?;
-        } else {
-            self.tables(&mut out)?;
-        }
-        out.flush()?;
-        Ok(())
+        report::print(self, json, |out| self.table(out))
     }
 
-    fn tables(&self, out: &mut impl Write) -> io::Result<()> {
+    fn table(&self, out: &mut impl Write) -> io::Result<()> {
         if let Some(all) = &self.responder {
             responder_table(out, &all.loads)?;
         }
@@ -141,18 +133,8 @@ impl FloorReport {
         if let Some(single) = &self.single {
             single_table(out, single)?;
         }
-        let p = &self.provenance;
-        writeln!(
-            out,
-            "{} rounds of {} s | {} | {} x {} | Linux {} | load {}",
-            self.settings.rounds,
-            self.settings.seconds,
-            p.commit,
-            p.cores,
-            p.cpu,
-            p.kernel,
-            p.load_average
-        )
+        let Settings { rounds, seconds, .. } = self.settings;
+        writeln!(out, "{rounds} rounds of {seconds} s | {}", self.provenance)
     }
 }
 
@@ -209,9 +191,7 @@ fn cold_table(out: &mut impl Write, cold: &Cold) -> io::Result<()> {
     writeln!(
         out,
         "  node {} MiB/s, fio {} MiB/s, ratio {}",
-        figures(&cold.node_mib_per_s),
-        figures(&cold.fio_mib_per_s),
-        figures(&cold.ratio)
+        cold.node_mib_per_s, cold.fio_mib_per_s, cold.ratio
     )
 }
 
@@ -223,7 +203,7 @@ fn disk_table(out: &mut impl Write, disk: &[Disk]) -> io::Result<()> {
             "  {:>2} KiB, {:>2} outstanding: {} reads/s, {} MiB/s, {} µs of processor each, p99 {} µs{}",
             row.read_bytes >> 10,
             row.depth,
-            figures(&row.reads_per_s),
+            row.reads_per_s,
             row.mib_per_s.median,
             row.cpu_us_per_read.median,
             row.p99_us.median,
@@ -259,7 +239,7 @@ fn sends_table(out: &mut impl Write, sends: &Sends) -> io::Result<()> {
             row.mtu,
             format!("{:?}", row.how),
             row.segments,
-            figures(&row.cpu_s_per_gib),
+            row.cpu_s_per_gib,
             row.gbit_per_s.median
         )?;
     }
@@ -270,7 +250,7 @@ fn sends_table(out: &mut impl Write, sends: &Sends) -> io::Result<()> {
             format!("{:?}", ratio.way),
             ratio.mtu,
             ratio.how,
-            figures(&ratio.ratio)
+            ratio.ratio
         )?;
     }
     Ok(())
@@ -287,20 +267,16 @@ fn single_table(out: &mut impl Write, single: &Single) -> io::Result<()> {
     for row in &single.rows {
         writeln!(
             out,
-            "  {:<18} {} MiB/s, {} s of processor per GiB",
+            "  {:<15} {} MiB/s, {} s of processor per GiB; others had the clients' core for {} %",
             row.server,
-            figures(&row.mib_per_s),
-            row.cpu_s_per_gib.median
+            row.mib_per_s,
+            row.cpu_s_per_gib.median,
+            round(row.clients_waited.median * 100.0, 1)
         )?;
     }
     writeln!(out, "  ours is {} times what a PVS device reaches", single.ours_over_pvs)?;
     if let Some(best) = &single.ours_over_best_peer {
-        writeln!(out, "  ours ÷ {}, the best TCP peer: {}", best.peer, figures(&best.ratio))?;
+        writeln!(out, "  ours ÷ {}, the best TCP peer: {}", best.peer, best.ratio)?;
     }
     single.left_out.iter().try_for_each(|words| writeln!(out, "  left out: {words}"))
-}
-
-/// The middle of several figures, and their ends.
-fn figures(spread: &Spread) -> String {
-    format!("{} ({} - {})", spread.median, spread.least, spread.most)
 }

@@ -19,12 +19,12 @@ use super::on_core;
 use super::responder::ResponderProcess;
 use super::scene::{Scene, Way};
 use super::side::{Measuring, PAYLOAD_BYTES, Side, read_args};
-use super::spread::Spread;
 use crate::node_process::{NodeProcess, serve_command};
 use crate::peers::process::Place;
 use crate::peers::servers::{self, Peer, Server};
 use crate::read::{self, CACHE_BESIDE_BYTES, CORES, ReadArgs};
 use crate::report::round;
+use crate::spread::Spread;
 use crate::{image, stop};
 
 /// What a device of Provisioning Services reaches, in 2^20 bytes per second: it stops and waits for each 32 KiB.
@@ -46,6 +46,9 @@ pub struct SingleRow {
     pub mib_per_s: Spread,
     /// Processor time of the server per 2^30 bytes.
     pub cpu_s_per_gib: Spread,
+    /// Share of the time for which the clients were ready to run while others had their core: far from 0, the figures are those of a
+    /// machine that is busy with something else.
+    pub clients_waited: Spread,
     /// Each round.
     pub rounds: Vec<Side>,
 }
@@ -215,6 +218,7 @@ fn row(server: &str, rounds: Vec<Side>) -> SingleRow {
         server: server.to_owned(),
         mib_per_s: spread(|side| side.mib_per_s, 1),
         cpu_s_per_gib: spread(|side| side.cpu_s_per_gib, 4),
+        clients_waited: spread(|side| side.clients_cpu_wait_s / side.seconds, 3),
         rounds,
     }
 }

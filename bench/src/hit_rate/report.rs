@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::{CACHE_PERCENT, HitRateArgs, OURS, policies};
-use crate::report::{Provenance, round};
+use crate::report::{self, Provenance, round};
 
 /// One policy on one workload in one cache.
 #[derive(Debug, Serialize)]
@@ -94,15 +94,7 @@ impl HitRateReport {
     /// # Errors
     /// When standard output is gone.
     pub fn print(&self, json: bool) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        if json {
-            serde_json::to_writer(&mut out, self)?;
-            writeln!(out)?;
-        } else {
-            self.table(&mut out)?;
-        }
-        out.flush()?;
-        Ok(())
+        report::print(self, json, |out| self.table(out))
     }
 
     fn table(&self, out: &mut impl Write) -> io::Result<()> {
@@ -129,12 +121,7 @@ impl HitRateReport {
             }
             writeln!(out, "  {:>6.3}", ratio.ours_over_lru)?;
         }
-        let p = &self.provenance;
-        writeln!(
-            out,
-            "blocks of {} bytes | {} | {} x {} | Linux {}",
-            self.block_bytes, p.commit, p.cores, p.cpu, p.kernel
-        )
+        writeln!(out, "blocks of {} bytes | {}", self.block_bytes, self.provenance)
     }
 }
 

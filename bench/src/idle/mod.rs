@@ -22,7 +22,7 @@ use serde::Serialize;
 use crate::image;
 use crate::node_process::{CpuTime, NodeProcess, metric};
 use crate::read::{CORES, nanos_of, pin};
-use crate::report::{Provenance, round};
+use crate::report::{self, Provenance, round};
 use herd::{Herd, Intervals};
 
 /// Bytes of the image: nobody reads it.
@@ -237,15 +237,7 @@ fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if std::io::stderr().is_terminal() {
         let _ = writeln!(std::io::stderr());
     }
-    let mut out = std::io::stdout().lock();
-    if json {
-        serde_json::to_writer(&mut out, report)?;
-        writeln!(out)?;
-    } else {
-        table(report, &mut out)?;
-    }
-    out.flush()?;
-    Ok(())
+    report::print(report, json, |out| table(report, out))
 }
 
 fn table(r: &Report, out: &mut impl Write) -> std::io::Result<()> {
@@ -274,12 +266,7 @@ fn table(r: &Report, out: &mut impl Write) -> std::io::Result<()> {
         "  logins         {:>10} s for all, {} a second, {} repeats",
         r.login_s, r.logins_per_s, r.login_repeats
     )?;
-    let p = &r.provenance;
-    writeln!(
-        out,
-        "{} | {} x {} | Linux {} | load {}",
-        p.commit, p.cores, p.cpu, p.kernel, p.load_average
-    )
+    writeln!(out, "{}", r.provenance)
 }
 
 fn percent(cpu: CpuTime, took: Nanos) -> f64 {

@@ -8,6 +8,7 @@ use super::loads::{Load, Measure};
 use crate::fleet::Tally;
 use crate::read::Pattern;
 use crate::report::round;
+use crate::spread::median;
 
 /// A server holds the rate of an open loop when it answers at least this share of what is due: the rest is a window's edges.
 const HELD: f64 = 0.98;
@@ -160,29 +161,9 @@ impl Cell {
     }
 }
 
-/// The middle one; of an even number the mean of the middle two.
-pub fn median(figures: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut sorted: Vec<f64> = figures.collect();
-    sorted.sort_by(f64::total_cmp);
-    let half = sorted.len() / 2;
-    let upper = *sorted.get(half)?;
-    let even = sorted.len().is_multiple_of(2);
-    Some(if even { f64::midpoint(sorted[half - 1], upper) } else { upper })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_middle_is_found() {
-        assert_eq!(median([].into_iter()), None);
-        for (figures, middle) in
-            [(&[3.0][..], 3.0), (&[5.0, 1.0, 2.0], 2.0), (&[1.0, 4.0, 2.0, 9.0], 3.0)]
-        {
-            assert!((median(figures.iter().copied()).unwrap() - middle).abs() < 1e-9);
-        }
-    }
 
     #[test]
     fn a_rate_is_held_when_nothing_is_left_over() {

@@ -24,13 +24,11 @@ pub mod servers;
 pub mod stream;
 mod wire;
 
-use std::io::Write;
-
 use anyhow::{Context, ensure};
 
 pub use args::PeersArgs;
 
-use crate::report::Provenance;
+use crate::report::{Provenance, print};
 use crate::{stop, sys};
 use report::PeersReport;
 use servers::Server;
@@ -61,14 +59,7 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
         let svg = plot::svg(&report);
         std::fs::write(path, svg).with_context(|| format!("writing --plot {}", path.display()))?;
     }
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        serde_json::to_writer(&mut out, &report)?;
-        writeln!(out)?;
-    } else {
-        report.table(&mut out)?;
-    }
-    out.flush().context("writing the report")
+    print(&report, args.json, |out| report.table(out)).context("writing the report")
 }
 
 /// Connections to a server that speaks NBD. The calling thread must be in its network.

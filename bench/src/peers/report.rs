@@ -6,10 +6,11 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::args::PeersArgs;
-use super::figures::{Cell, median};
+use super::figures::Cell;
 use super::loads::{Load, Measure};
 use super::scene::{Missing, Results, Started, ours};
 use crate::report::{Provenance, round};
+use crate::spread::median;
 
 /// Our node and the best stream peer under a load.
 #[derive(Debug, Serialize)]
@@ -142,12 +143,7 @@ impl PeersReport {
         for Missing { peer, package } in &self.missing {
             writeln!(out, "  {peer} was left out: not installed (apt install {package})")?;
         }
-        let p = &self.provenance;
-        writeln!(
-            out,
-            "  {} rounds of {} s | {} | {} x {} | Linux {} | load {}",
-            self.rounds, self.seconds, p.commit, p.cores, p.cpu, p.kernel, p.load_average
-        )
+        writeln!(out, "  {} rounds of {} s | {}", self.rounds, self.seconds, self.provenance)
     }
 
     fn load_table(&self, out: &mut impl Write, load: Load) -> io::Result<()> {

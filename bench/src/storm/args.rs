@@ -12,24 +12,56 @@ use crate::read::parse_size;
 /// Devices at most: a socket each, in one ring.
 const DEVICES_MAX: u16 = 16_000;
 
-/// Whether the node reads ahead.
+/// On or off, as flags of nodes have it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ReadAhead {
-    /// What devices will ask for next is read before they do.
+pub enum Switch {
+    /// It is done.
     On,
-    /// Only what was asked for is read.
+    /// It is not.
     Off,
 }
 
-impl ReadAhead {
+impl Switch {
     /// As on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            ReadAhead::On => "on",
-            ReadAhead::Off => "off",
+            Switch::On => "on",
+            Switch::Off => "off",
         }
+    }
+}
+
+/// What the node of a storm knows of earlier boots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WarmUp {
+    /// Nothing, and it does not want to.
+    Off,
+    /// Nothing, and it writes down what this storm reads.
+    Recorded,
+    /// What the storm before has read; its cache is empty all the same.
+    Used,
+}
+
+/// How the node of a storm is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Kind {
+    /// It reads ahead.
+    pub read_ahead: Switch,
+    /// What it knows of earlier boots.
+    pub warm_up: WarmUp,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let known = match self.warm_up {
+            WarmUp::Off => "",
+            WarmUp::Recorded => ", boots recorded",
+            WarmUp::Used => ", warmed up",
+        };
+        write!(f, "read-ahead {}{known}", self.read_ahead.name())
     }
 }
 
@@ -50,8 +82,12 @@ pub struct StormArgs {
     #[arg(long, default_value_t = 0.0)]
     pub spread: f64,
     /// Whether the node reads ahead.
-    #[arg(long, value_enum, default_value_t = ReadAhead::On, conflicts_with = "servers")]
-    pub read_ahead: ReadAhead,
+    #[arg(long, value_enum, default_value_t = Switch::On, conflicts_with = "servers")]
+    pub read_ahead: Switch,
+    /// Storm twice, each time from an empty cache: the node of the first remembers what is read, the node of the second loads that in the
+    /// background as soon as the first device is in. The report is of the second, with the gain over the first.
+    #[arg(long, value_enum, default_value_t = Switch::Off, conflicts_with = "servers")]
+    pub warm_up: Switch,
     /// Run so many times with and so many times without read-ahead, in turns, and show both with their spread.
     #[arg(long, default_value_t = 1, conflicts_with = "servers")]
     pub rounds: u32,
@@ -124,15 +160,28 @@ impl StormArgs {
         Ok(())
     }
 
-    /// The rounds, each with or without read-ahead: in turns, and the one that comes first changes, so that what the machine does
-    /// beside it falls on both alike.
+    /// The kind of storm that the report's own figures are of.
     #[must_use]
-    pub fn schedule(&self) -> Vec<ReadAhead> {
+    pub fn asked(&self) -> Kind {
+        let warm_up = if self.warm_up == Switch::On { WarmUp::Used } else { WarmUp::Off };
+        Kind { read_ahead: self.read_ahead, warm_up }
+    }
+
+    /// The storms. Rounds are with and without read-ahead in turns, and the one that comes first changes, so that what the machine
+    /// does beside it falls on both alike. With warm-up there are two each time: what the first has read, the second one's node knows.
+    #[must_use]
+    pub fn schedule(&self) -> Vec<Kind> {
+        let warm_ups: &[WarmUp] = match self.warm_up {
+            Switch::On => &[WarmUp::Recorded, WarmUp::Used],
+            Switch::Off => &[WarmUp::Off],
+        };
+        let with = |read_ahead| warm_ups.iter().map(move |&warm_up| Kind { read_ahead, warm_up });
         if self.rounds == 1 {
-            return vec![self.read_ahead];
+            return with(self.read_ahead).collect();
         }
-        let (on, off) = (ReadAhead::On, ReadAhead::Off);
-        (0..self.rounds).flat_map(|n| if n % 2 == 0 { [off, on] } else { [on, off] }).collect()
+        let (on, off) = (Switch::On, Switch::Off);
+        let orders = (0..self.rounds).map(|n| if n % 2 == 0 { [off, on] } else { [on, off] });
+        orders.flatten().flat_map(with).collect()
     }
 }
 
@@ -158,10 +207,25 @@ mod tests {
 
     #[test]
     fn rounds_take_turns_and_one_round_is_what_was_asked_for() {
-        use ReadAhead::{Off, On};
-        assert_eq!(check("").unwrap().schedule(), [On]);
-        assert_eq!(check("--read-ahead off").unwrap().schedule(), [Off]);
-        assert_eq!(check("--rounds 3").unwrap().schedule(), [Off, On, On, Off, Off, On]);
+        use Switch::{Off, On};
+        let of = |flags| -> Vec<Switch> {
+            check(flags).unwrap().schedule().iter().map(|kind| kind.read_ahead).collect()
+        };
+        assert_eq!(of(""), [On]);
+        assert_eq!(of("--read-ahead off"), [Off]);
+        assert_eq!(of("--rounds 3"), [Off, On, On, Off, Off, On]);
+    }
+
+    #[test]
+    fn with_warm_up_each_storm_follows_one_that_is_recorded() {
+        use WarmUp::{Recorded, Used};
+        let args = check("--warm-up on --rounds 2").unwrap();
+        let order: Vec<_> = args.schedule().iter().map(|kind| kind.warm_up).collect();
+        assert_eq!(order, [Recorded, Used, Recorded, Used, Recorded, Used, Recorded, Used]);
+        assert_eq!(args.schedule().last(), Some(&Kind { read_ahead: Switch::Off, warm_up: Used }));
+        let one = check("--warm-up on --read-ahead off").unwrap();
+        assert_eq!((one.schedule().len(), one.schedule()[1]), (2, one.asked()));
+        assert_eq!(check("").unwrap().asked().warm_up, WarmUp::Off);
     }
 
     #[test]
@@ -177,6 +241,7 @@ mod tests {
             ("--read-ahead maybe", "maybe"),
             ("--image-bytes 100", "--image-bytes 100"),
             ("--servers 127.0.0.1:1 --boot-limit 5", "--boot-limit"),
+            ("--servers 127.0.0.1:1 --warm-up on", "--warm-up"),
         ] {
             let error = check(flags).err().unwrap_or_default();
             assert!(error.contains(words), "{flags:?} gave: {error}");

@@ -9,7 +9,8 @@
 //! | `args` | flags |
 //! | `trace` | what one boot reads, and when |
 //! | `drive` | the loop: logins, reads, think times |
-//! | `report`, `plot` | figures, where they come from, and pictures |
+//! | `warm` | the list of what boots read, for storms that follow one another |
+//! | `report`, `summary`, `plot` | figures, where they come from, and pictures |
 //!
 //! What the disk reads is the node's own count (`/metrics`), from before the first login; what it had to read follows from the trace
 //! alone: all devices read the same.
@@ -18,21 +19,26 @@ mod args;
 mod drive;
 mod plot;
 mod report;
+mod summary;
 mod trace;
+mod warm;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use diskstream_ring::clock;
 use diskstream_wire::Nanos;
 use diskstream_wire::limits::UNIT_BYTES;
 
-use args::ReadAhead;
 pub use args::StormArgs;
+use args::{Kind, Switch, WarmUp};
 use drive::{Plan, Progress};
-use report::{Costs, NodeFigures, Report, Settings, Storm};
+use report::{Costs, NodeFigures, Storm};
+use summary::{Report, Settings};
 use trace::Trace;
+use warm::Store;
 
 use crate::fleet::{Check, DevicesConfig};
 use crate::image;
@@ -44,6 +50,8 @@ use crate::sys;
 
 /// Open files beside the devices' sockets. Guessed.
 const FILES_BESIDE: u64 = 512;
+/// Wait for a node to end that was told to. Guessed: nobody is logged in any more, and a list of blocks is written.
+const END_LIMIT: Duration = Duration::from_secs(30);
 
 /// Measures and prints.
 ///
@@ -70,24 +78,24 @@ pub fn run(args: &StormArgs) -> anyhow::Result<()> {
     let provenance = Provenance::of_this_machine();
     let schedule = args.schedule();
     let mut storms = Vec::with_capacity(schedule.len());
-    for (number, &read_ahead) in schedule.iter().enumerate() {
+    let image = own.then(|| image::make(&image::folder()?, args.seed, args.image_bytes));
+    let image = image.transpose()?;
+    let store = image.as_deref().filter(|_| args.warm_up == Switch::On);
+    let store = store.map(Store::new).transpose()?;
+    for (number, &kind) in schedule.iter().enumerate() {
         if schedule.len() > 1 {
-            let words = format!(
-                "storm {} of {}: read-ahead {}",
-                number + 1,
-                schedule.len(),
-                read_ahead.name()
-            );
-            let _ = writeln!(std::io::stderr(), "{words}");
+            let _ =
+                writeln!(std::io::stderr(), "storm {} of {}: {kind}", number + 1, schedule.len());
         }
-        let storm = measure(args, &trace, read_ahead)?;
+        let node = Setup { kind, image: image.as_deref(), store: store.as_ref() };
+        let storm = measure(args, &trace, own.then_some(node))?;
         if let Some(fault) = storm.fault() {
             bail!("{fault}");
         }
         storms.push(storm);
     }
     let settings = settings(args, &trace);
-    let report = Report::new(storms, own.then_some(args.read_ahead), settings, provenance);
+    let report = Report::new(storms, own.then_some(args.asked()), settings, provenance);
     if let Some(folder) = &args.plots {
         plot::write(folder, &report)?;
     }
@@ -113,11 +121,20 @@ fn settings(args: &StormArgs, trace: &Trace) -> Settings {
     }
 }
 
-/// One storm, with a node of its own where none is given: its cache is empty.
-fn measure(args: &StormArgs, trace: &Trace, read_ahead: ReadAhead) -> anyhow::Result<Storm> {
-    let own = args.servers.is_empty();
+/// A node of this run's own.
+#[derive(Clone, Copy)]
+struct Setup<'a> {
+    kind: Kind,
+    image: Option<&'a Path>,
+    /// For storms that follow one another.
+    store: Option<&'a Store>,
+}
+
+/// One storm, with a node of its own where one is set up: its cache is empty.
+fn measure(args: &StormArgs, trace: &Trace, setup: Option<Setup<'_>>) -> anyhow::Result<Storm> {
+    let own = setup.is_some();
     // The node is started before this thread's devices: it would inherit the core.
-    let node = own.then(|| start_node(args, read_ahead)).transpose()?;
+    let node = setup.as_ref().map(|setup| start_node(args, setup)).transpose()?;
     let devices = DevicesConfig {
         servers: node.as_ref().map_or_else(|| args.servers.clone(), |node| vec![node.login]),
         devices: usize::from(args.devices),
@@ -142,14 +159,17 @@ fn measure(args: &StormArgs, trace: &Trace, read_ahead: ReadAhead) -> anyhow::Re
         shown.end();
         Ok((outcome, clock::now().since(start), fleet().since(fleet_before)))
     })?;
-    let node = match (before, &node) {
+    let counted = match (before, &node) {
         (Some(before), Some(node)) => Some(Sample::of(node)?.since(&before)),
         _ => None,
     };
+    if let (Some(setup), Some(node), Some(counted)) = (setup, node, &counted) {
+        end_node(&setup, node, counted)?;
+    }
     let unique = |block: u64| trace.unique_bytes(block.max(1), outcome.image_bytes);
     let costs = Costs {
-        read_ahead: own.then_some(read_ahead),
-        node,
+        kind: setup.map(|setup| setup.kind),
+        node: counted,
         elapsed,
         fleet_ns: (fleet.used_ns, fleet.waited_ns),
         check,
@@ -174,8 +194,12 @@ fn on_its_core<T: Send>(
     })
 }
 
-fn start_node(args: &StormArgs, read_ahead: ReadAhead) -> anyhow::Result<NodeProcess> {
-    let image = image::make(&image::folder()?, args.seed, args.image_bytes)?;
+fn start_node(args: &StormArgs, setup: &Setup<'_>) -> anyhow::Result<NodeProcess> {
+    let Setup { kind, image, store } = *setup;
+    if let (WarmUp::Recorded, Some(store)) = (kind.warm_up, store) {
+        store.forget()?;
+    }
+    let image = store.map(Store::image).or(image).context("a node without an image")?;
     let mut flags: Vec<String> = ["--login-port", "0", "--io-ports", "0", "--http", "127.0.0.1:0"]
         .into_iter()
         .map(str::to_owned)
@@ -184,13 +208,25 @@ fn start_node(args: &StormArgs, read_ahead: ReadAhead) -> anyhow::Result<NodePro
     flag("--cache", args.cache.to_string());
     flag("--sessions", args.devices.max(1024).to_string());
     flag("--boot-limit", args.boot_limit.to_string());
-    flag("--read-ahead", read_ahead.name().to_owned());
-    // What earlier runs left beside the image would make this one warm.
-    flag("--warm-up", "off".to_owned());
+    flag("--read-ahead", kind.read_ahead.name().to_owned());
+    // Off: what earlier runs left beside the image would make this one warm.
+    let warm_up = if kind.warm_up == WarmUp::Off { Switch::Off } else { Switch::On };
+    flag("--warm-up", warm_up.name().to_owned());
     if !args.no_pin {
         flag("--cores", CORES.0.to_string());
     }
-    NodeProcess::start(&image, &flags)
+    NodeProcess::start(image, &flags)
+}
+
+/// Ends a node: one that writes down what boots read is given the time to do so, and one that has such a list must have used it.
+fn end_node(setup: &Setup<'_>, node: NodeProcess, counted: &NodeFigures) -> anyhow::Result<()> {
+    let Some(store) = setup.store else { return Ok(()) };
+    ensure!(
+        setup.kind.warm_up != WarmUp::Used || counted.listed_blocks > 0,
+        "the node loaded nothing of what the storm before has read"
+    );
+    node.end(END_LIMIT)?;
+    store.ensure_list()
 }
 
 /// What a node has counted and used at one moment.
@@ -216,6 +252,7 @@ impl Sample {
             coalesced: labelled(lookups, "\"coalesced\""),
             busy: labelled("diskstream_read_busy_total", ""),
             pending: plain("diskstream_read_pending_total")?,
+            listed_blocks: labelled("diskstream_listed_blocks_done", "\"warm_up\""),
             cpu_s: 0.0,
             cpu_wait_s: 0.0,
         };
@@ -235,6 +272,7 @@ impl Sample {
             coalesced: now.coalesced - then.coalesced,
             busy: now.busy - then.busy,
             pending: now.pending - then.pending,
+            listed_blocks: now.listed_blocks - then.listed_blocks,
             cpu_s: seconds(cpu.used_ns),
             cpu_wait_s: seconds(cpu.waited_ns),
         }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::args::ReadAhead;
-use super::report::{Report, Storm};
+use super::report::Storm;
+use super::summary::Report;
 use crate::plot::{Axis, COLOURS, Chart, Curve, GRID, INK, begin, line, number, polyline, text};
 
 /// Size of the picture of boots, and of its margins: left, right, top, bottom.
@@ -42,10 +42,7 @@ pub fn write(folder: &Path, report: &Report) -> anyhow::Result<()> {
 }
 
 fn curves(storms: &[Storm], points: fn(&Storm) -> Vec<(f64, f64)>) -> Vec<Curve> {
-    let name = |storm: &Storm| match storm.read_ahead {
-        Some(kind) => format!("read-ahead {}", ReadAhead::name(kind)),
-        None => "boots".to_owned(),
-    };
+    let name = |storm: &Storm| storm.kind().map_or("boots".to_owned(), |kind| kind.to_string());
     storms.iter().map(|storm| Curve { name: name(storm), points: points(storm) }).collect()
 }
 

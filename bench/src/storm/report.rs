@@ -6,10 +6,10 @@ use diskstream_wire::Nanos;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::args::ReadAhead;
+use super::args::{Kind, Switch, WarmUp};
 use super::drive::{Boot, Outcome};
 use crate::fleet::Check;
-use crate::report::{Provenance, round};
+use crate::report::round;
 
 /// Moments of a run at which the boots that are over are told.
 const MOMENTS: u64 = 10;
@@ -31,6 +31,8 @@ pub struct NodeFigures {
     pub busy: u64,
     /// Answers that a read waits for the disk.
     pub pending: u64,
+    /// Blocks that were loaded in the background because earlier boots read them.
+    pub listed_blocks: u64,
     /// Processor time, all threads.
     pub cpu_s: f64,
     /// Time for which it was ready to run while others had the processor.
@@ -50,7 +52,9 @@ pub struct Ratios {
 #[derive(Clone, Debug, Serialize)]
 pub struct Storm {
     /// Whether the node read ahead; none: not this run's node.
-    pub read_ahead: Option<ReadAhead>,
+    pub read_ahead: Option<Switch>,
+    /// What the node knew of earlier boots; none: not this run's node.
+    pub warm_up: Option<WarmUp>,
     /// Bytes that the node read from its disk.
     pub disk_bytes: Option<u64>,
     /// Bytes of the cache blocks that the trace touches, each once.
@@ -122,8 +126,8 @@ pub struct Storm {
 /// What a storm is made from, beside its outcome.
 #[derive(Debug)]
 pub struct Costs {
-    /// Whether the node read ahead.
-    pub read_ahead: Option<ReadAhead>,
+    /// How the node was set up; none: not this run's node.
+    pub kind: Option<Kind>,
     /// What the node counted.
     pub node: Option<NodeFigures>,
     /// Length of the run.
@@ -152,7 +156,8 @@ impl Storm {
         let (unique_bytes, requested_bytes) = costs.unique;
         let share = |ns: u64| round(over(ns, costs.elapsed.0), 3);
         Storm {
-            read_ahead: costs.read_ahead,
+            read_ahead: costs.kind.map(|kind| kind.read_ahead),
+            warm_up: costs.kind.map(|kind| kind.warm_up),
             disk_bytes: costs.node.map(|node| node.disk_bytes),
             unique_bytes,
             requested_bytes,
@@ -193,6 +198,12 @@ impl Storm {
         }
     }
 
+    /// How its node was set up; none: not this run's node.
+    #[must_use]
+    pub fn kind(&self) -> Option<Kind> {
+        Some(Kind { read_ahead: self.read_ahead?, warm_up: self.warm_up? })
+    }
+
     /// What makes the run's figures worthless, if anything.
     #[must_use]
     pub fn fault(&self) -> Option<String> {
@@ -202,9 +213,15 @@ impl Storm {
         (self.wrong_bytes > 0).then(|| format!("{} bytes are not the image's", self.wrong_bytes))
     }
 
-    fn table(&self, out: &mut impl Write) -> io::Result<()> {
-        let read_ahead = self.read_ahead.map_or("unknown", ReadAhead::name);
-        writeln!(out, "read-ahead {read_ahead}")?;
+    /// Its part of the table for people.
+    ///
+    /// # Errors
+    /// When the output is gone.
+    pub fn table(&self, out: &mut impl Write) -> io::Result<()> {
+        match self.kind() {
+            Some(kind) => writeln!(out, "{kind}")?,
+            None => writeln!(out, "nodes that were running")?,
+        }
         writeln!(
             out,
             "  boot           {:>10} s half, {} s 90 %, {} s 99 %; the last was over at {} s, the last login at {} s",
@@ -246,200 +263,21 @@ impl Storm {
             writeln!(
                 out,
                 "  node           {:>10} s of processor, {} of a core; {} hits, {} misses, {} joined a read under way; {} busy, \
-                 {} pending",
+                 {} pending; {} blocks loaded in the background",
                 node.cpu_s,
                 self.node_busy.unwrap_or(0.0),
                 node.hits,
                 node.misses,
                 node.coalesced,
                 node.busy,
-                node.pending
+                node.pending,
+                node.listed_blocks
             )?;
         }
         writeln!(
             out,
             "  devices        {:>10} of a core; ready to run while others had it: {}",
             self.fleet_busy, self.fleet_waited
-        )
-    }
-}
-
-/// Least, middle and most of several runs.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Spread {
-    /// Least.
-    pub min: f64,
-    /// The middle one; the lower of both in the middle.
-    pub median: f64,
-    /// Most.
-    pub max: f64,
-}
-
-impl Spread {
-    fn of(mut figures: Vec<f64>) -> Option<Spread> {
-        figures.sort_unstable_by(f64::total_cmp);
-        let median = *figures.get(figures.len().checked_sub(1)? / 2)?;
-        Some(Spread { min: *figures.first()?, median, max: *figures.last()? })
-    }
-}
-
-impl std::fmt::Display for Spread {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({} – {})", self.median, self.min, self.max)
-    }
-}
-
-/// What several storms of one kind have in common.
-#[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    /// Whether the node read ahead.
-    pub read_ahead: Option<ReadAhead>,
-    /// Disk bytes ÷ bytes of the blocks touched.
-    pub disk_over_unique: Option<Spread>,
-    /// Disk bytes ÷ bytes of the units asked for.
-    pub disk_over_requested: Option<Spread>,
-    /// Time to the last boot.
-    pub last_boot_s: Option<Spread>,
-    /// Time of 99 of 100 reads.
-    pub p99_us: Option<Spread>,
-    /// The longest read of each run.
-    pub max_us: Option<Spread>,
-    /// The node's processor time.
-    pub node_cpu_s: Option<Spread>,
-}
-
-impl Summary {
-    fn of(storms: &[Storm], read_ahead: Option<ReadAhead>) -> Summary {
-        let kind: Vec<_> = storms.iter().filter(|s| s.read_ahead == read_ahead).collect();
-        let spread = |of: &dyn Fn(&Storm) -> Option<f64>| {
-            Spread::of(kind.iter().filter_map(|storm| of(storm)).collect())
-        };
-        Summary {
-            read_ahead,
-            disk_over_unique: spread(&|s| s.ratios.map(|r| r.disk_over_unique)),
-            disk_over_requested: spread(&|s| s.ratios.map(|r| r.disk_over_requested)),
-            last_boot_s: spread(&|s| Some(s.last_boot_s)),
-            p99_us: spread(&|s| Some(s.p99_us)),
-            max_us: spread(&|s| Some(s.max_us)),
-            node_cpu_s: spread(&|s| s.node.map(|node| node.cpu_s)),
-        }
-    }
-}
-
-/// What was asked of the storms.
-#[derive(Clone, Debug, Serialize)]
-pub struct Settings {
-    /// Devices.
-    pub devices: u16,
-    /// Reads of a boot.
-    pub trace_reads: usize,
-    /// Their bytes.
-    pub trace_bytes: u64,
-    /// Think times of a boot together, at this speed.
-    pub think_s: f64,
-    /// Think times are divided by this.
-    pub speed: f64,
-    /// Seconds over which devices were switched on.
-    pub spread_s: f64,
-    /// Devices that may boot at once; 0: no limit; none: not this run's node.
-    pub boot_limit: Option<u32>,
-    /// Bytes of the node's cache.
-    pub cache_bytes: Option<u64>,
-    /// Bytes of the vDisk.
-    pub image_bytes: u64,
-    /// Largest IP packet.
-    pub mtu: u16,
-    /// Whether node and devices had a core each.
-    pub pinned: bool,
-}
-
-/// The report of a run: the storm that counts, and all of them where there were several.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    /// The only storm; of several with the read-ahead that was asked for, the one with the middle time to the last boot.
-    #[serde(flatten)]
-    pub storm: Storm,
-    /// What was asked.
-    #[serde(flatten)]
-    pub settings: Settings,
-    /// Per kind, where there were several storms.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub summaries: Vec<Summary>,
-    /// All storms, where there were several.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub rounds: Vec<Storm>,
-    /// Where the figures come from.
-    pub provenance: Provenance,
-}
-
-impl Report {
-    /// From at least one storm.
-    #[must_use]
-    pub fn new(
-        mut storms: Vec<Storm>,
-        asked: Option<ReadAhead>,
-        settings: Settings,
-        provenance: Provenance,
-    ) -> Report {
-        let mut kind: Vec<&Storm> = storms.iter().filter(|s| s.read_ahead == asked).collect();
-        kind.sort_by(|a, b| a.last_boot_s.total_cmp(&b.last_boot_s));
-        let storm = kind[(kind.len() - 1) / 2].clone();
-        let mut summaries = Vec::new();
-        if storms.len() > 1 {
-            let kinds = [ReadAhead::Off, ReadAhead::On];
-            summaries.extend(kinds.map(|kind| Summary::of(&storms, Some(kind))));
-        } else {
-            storms.clear();
-        }
-        Report { storm, settings, summaries, rounds: storms, provenance }
-    }
-
-    /// Prints a table, or one JSON object.
-    ///
-    /// # Errors
-    /// When standard output is gone.
-    pub fn print(&self, json: bool) -> anyhow::Result<()> {
-        let mut out = io::stdout().lock();
-        if json {
-            serde_json::to_writer(&mut out, self)?;
-            writeln!(out)?;
-        } else {
-            self.table(&mut out)?;
-        }
-        out.flush()?;
-        Ok(())
-    }
-
-    fn table(&self, out: &mut impl Write) -> io::Result<()> {
-        let Report { settings: s, provenance: p, .. } = self;
-        writeln!(
-            out,
-            "{} devices boot: {} reads, {} bytes, {} s of thinking each (speed {}), switched on over {} s; MTU {}",
-            s.devices, s.trace_reads, s.trace_bytes, s.think_s, s.speed, s.spread_s, s.mtu
-        )?;
-        let one = std::slice::from_ref(&self.storm);
-        for storm in if self.rounds.is_empty() { one } else { &self.rounds } {
-            storm.table(out)?;
-        }
-        for summary in &self.summaries {
-            let kind = summary.read_ahead.map_or("unknown", ReadAhead::name);
-            writeln!(out, "all with read-ahead {kind}: middle (least – most)")?;
-            for (name, spread) in [
-                ("disk / blocks touched", summary.disk_over_unique),
-                ("disk / units asked for", summary.disk_over_requested),
-                ("last boot, s", summary.last_boot_s),
-                ("99 % of reads, µs", summary.p99_us),
-                ("longest read, µs", summary.max_us),
-                ("node's processor, s", summary.node_cpu_s),
-            ] {
-                let Some(spread) = spread else { continue };
-                writeln!(out, "  {name:<24} {spread}")?;
-            }
-        }
-        writeln!(
-            out,
-            "{} | {} x {} | Linux {} | load {}",
-            p.commit, p.cores, p.cpu, p.kernel, p.load_average
         )
     }
 }
@@ -490,13 +328,9 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_and_spreads_are_values_that_were_seen() {
+    fn quantiles_are_values_that_were_seen() {
         let times: Vec<Nanos> = (1..=200).map(Nanos).collect();
         assert_eq!([50, 90, 99].map(|q| quantile(&times, q).0), [100, 180, 198]);
         assert_eq!(quantile(&[], 50), Nanos::ZERO);
-        let spread = Spread::of(vec![3.0, 1.0, 2.0, 9.0]).unwrap();
-        assert_eq!((spread.min, spread.median, spread.max).0.to_bits(), 1f64.to_bits());
-        assert_eq!(spread.to_string(), "2 (1 – 9)");
-        assert!(Spread::of(Vec::new()).is_none());
     }
 }

@@ -20,9 +20,9 @@ use serde::Serialize;
 
 use super::args::FloorArgs;
 use super::scene::{Scene, Way};
-use super::spread::Spread;
 use crate::random::Random;
 use crate::read::{CORES, nanos_of, pin};
+use crate::spread::Spread;
 
 /// Memory that is sent from: more than any processor's cache holds.
 const MEMORY_BYTES: usize = 256 << 20;

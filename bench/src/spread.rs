@@ -1,5 +1,7 @@
 //! Several measurements of the same thing.
 
+use std::fmt;
+
 use serde::Serialize;
 
 use crate::report::round;
@@ -25,16 +27,32 @@ impl Spread {
         let mut sorted = each.clone();
         sorted.sort_by(f64::total_cmp);
         let (least, most) = (*sorted.first()?, *sorted.last()?);
-        let half = sorted.len() / 2;
-        let median = if sorted.len().is_multiple_of(2) {
-            f64::midpoint(sorted[half - 1], sorted[half])
-        } else {
-            sorted[half]
-        };
+        let median = middle(&sorted)?;
         let each = each.into_iter().map(|figure| round(figure, decimals)).collect();
         let [median, least, most] = [median, least, most].map(|figure| round(figure, decimals));
         Some(Spread { median, least, most, each })
     }
+}
+
+impl fmt::Display for Spread {
+    /// The middle, and the ends.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({} – {})", self.median, self.least, self.most)
+    }
+}
+
+/// The middle one, as it is; the mean of the middle two of an even number; none of none.
+pub fn median(figures: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut sorted: Vec<f64> = figures.into_iter().collect();
+    sorted.sort_by(f64::total_cmp);
+    middle(&sorted)
+}
+
+fn middle(sorted: &[f64]) -> Option<f64> {
+    let half = sorted.len() / 2;
+    let upper = *sorted.get(half)?;
+    let even = sorted.len().is_multiple_of(2);
+    Some(if even { f64::midpoint(sorted[half - 1], upper) } else { upper })
 }
 
 #[cfg(test)]
@@ -48,5 +66,8 @@ mod tests {
         assert_eq!(spread.each, [3.0, 1.0, 2.0]);
         assert!((Spread::of([1.0, 2.0], 2).unwrap().median - 1.5).abs() < 1e-9);
         assert_eq!(Spread::of([], 1), None);
+        assert_eq!(spread.to_string(), "2 (1 – 3)");
+        assert_eq!(median([]), None);
+        assert!((median([1.0, 4.0, 2.0, 9.04]).unwrap() - 3.0).abs() < 1e-9);
     }
 }
