@@ -14,10 +14,13 @@ use crate::metrics::{Kind, RingStats, Samples, Source, as_float};
 /// Flags of the network path.
 #[derive(Clone, Copy, Debug, Args)]
 pub struct NetworkArgs {
-    /// Send straight from the cache, without a copy: auto (where a trial on live sends shows that it pays), on or off.
+    /// Send straight from the cache, without a copy: auto (where a trial on live sends shows that it pays), on or off. It takes Linux
+    /// 6.15, reserved huge pages of 2 MiB, jumbo frames (MTU 9000), a card that gathers, and CAP_NET_ADMIN for larger send buffers;
+    /// all else is copied. See docs/tuning-network.md.
     #[arg(long, default_value_t = ZeroCopy::Auto)]
     pub zero_copy: ZeroCopy,
     /// Microseconds for which a shard that waits polls its card's queue in the kernel; 0: not. Costs a core what it saves in latency.
+    /// It takes Linux 6.9 and a card with NAPI queues: a loopback or a veth has none.
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub busy_poll: u32,
     /// Microseconds for which a shard that waits looks for work before it sleeps; 0: not. Costs a core what it saves in latency.
@@ -153,7 +156,8 @@ impl Source for NetworkSource {
             };
             gauge(
                 "shard_zero_copy_addresses",
-                "Local addresses whose sends leave without a copy.",
+                "Local addresses whose sends leave without a copy: with --zero-copy auto, where a trial showed that it pays; with on, \
+                 where the kernel said that it did not copy.",
                 ring.zero_copy_addresses(),
             );
             gauge(

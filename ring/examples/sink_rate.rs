@@ -151,7 +151,8 @@ fn fill(
     *random ^= *random << 13;
     *random ^= *random >> 7;
     *random ^= *random << 17;
-    let block = usize::try_from(*random % 3000)? * 65_536;
+    // Not at the beginning, where the rings' headers are.
+    let block = (1 << 20) + usize::try_from(*random % 3000)? * 65_536;
     for segment in 0..segments {
         plan.push_scratch(&[0; 76])?;
         plan.push_arena(block + (segment * data_bytes) % (65_536 - data_bytes), data_bytes)?;

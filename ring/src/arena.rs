@@ -287,8 +287,8 @@ impl Arena {
     ///
     /// # Safety
     /// For the lifetime of the result nothing may write to the range: no [`Arena::bytes_mut`] overlaps it, and no
-    /// [`crate::ReadPlan`] that names any of it is in flight or gets submitted. A pin on a published cache frame is
-    /// exactly that promise.
+    /// [`crate::ReadPlan`] that names any of it is in flight or gets submitted; and none of it is
+    /// [reserved](Arena::is_reserved), for rings write there at any time. A pin on a published cache frame is exactly that promise.
     #[must_use]
     pub unsafe fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         let start = self.address(offset, len);
@@ -304,8 +304,8 @@ impl Arena {
     ///
     /// # Safety
     /// For the lifetime of the result nothing else may touch the range: no other reference from this arena overlaps
-    /// it, and no [`crate::ReadPlan`] or [`crate::SendPlan`] that names any of it is in flight or gets submitted.
-    /// Owning a frame that is not published yet, outside its disk read, is exactly that promise.
+    /// it, no [`crate::ReadPlan`] or [`crate::SendPlan`] that names any of it is in flight or gets submitted, and none of it
+    /// is [reserved](Arena::is_reserved). Owning a frame that is not published yet, outside its disk read, is exactly that promise.
     #[must_use]
     #[expect(clippy::mut_from_ref, reason = "the caller's promise replaces the borrow; see Safety")]
     pub unsafe fn bytes_mut(&self, offset: usize, len: usize) -> &mut [u8] {

@@ -148,15 +148,14 @@ fn probe_kernel() -> Features {
     if submitter.register_probe(&mut probe).is_ok() {
         features.registered_buffers = probe.is_supported(opcode::ReadFixed::CODE);
         features.msg_ring = probe.is_supported(opcode::MsgRingData::CODE);
-        // That it takes registered buffers (6.15) shows with the first send.
-        features.zero_copy_send =
-            features.registered_buffers && probe.is_supported(opcode::SendMsgZc::CODE);
         // Multishot receives came with zero-copy sends, in 6.0, and have no probe of their own.
         features.multishot_receive = probe.is_supported(opcode::SendZc::CODE);
         // Sparse tables came with sockets made by the ring, in 5.19, as did buffer rings.
         features.buffer_ring = probe.is_supported(opcode::Socket::CODE);
     }
     features.registered_files = submitter.register_files_sparse(1).is_ok();
+    features.zero_copy_send =
+        features.registered_buffers && crate::ring::takes_registered_buffers(ring);
     features
 }
 

@@ -47,6 +47,7 @@ pub use completion::{
     Completion, Completions, Datagram, FileId, ReadPlan, Received, SocketId, Wait,
 };
 pub use config::{RingConfig, RingError};
+pub(crate) use zero_copy::takes_registered_buffers;
 
 use config::{MESSAGES, Sizes};
 use op::{Class, Key, Slab, tag};
@@ -54,7 +55,7 @@ use queues::Queues;
 use receive::ReceiveBuffers;
 use table::Table;
 use transmit::SendOp;
-use zero_copy::ZeroCopySends;
+use zero_copy::{Credit, ZeroCopySends};
 
 /// Why a send was not taken; the plan comes back with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -143,6 +144,7 @@ struct SocketSlot {
     others: u32,
     closing: bool,
     cancel_queued: bool,
+    credit: Credit,
 }
 
 struct FileSlot {
@@ -368,8 +370,8 @@ impl Ring {
     /// [`Full`]: try after the next turn.
     ///
     /// # Panics
-    /// When the file was removed, the ring has no arena, or the range lies outside it or crosses one of its pieces: those
-    /// are mistakes of the caller's own bookkeeping.
+    /// When the file was removed, the ring has no arena, or the range lies outside it, crosses one of its pieces or is
+    /// [reserved](Arena::is_reserved): those are mistakes of the caller's own bookkeeping.
     pub fn read(&mut self, plan: ReadPlan) -> Result<(), Full> {
         if self.owned.reads.is_full() || !self.has_room(1) {
             self.stats.refused_full += 1;
@@ -381,6 +383,7 @@ impl Ring {
         let piece = plan.arena_offset / PIECE_BYTES;
         let last = plan.arena_offset + len.saturating_sub(1);
         assert!(piece == last / PIECE_BYTES, "a read crosses two registered pieces: {plan:?}");
+        assert!(!arena.is_reserved(plan.arena_offset, len), "a read into rings' headers: {plan:?}");
         let file = self.owned.files.get_mut(plan.file.0).filter(|slot| !slot.closing);
         let file = file.expect("a file is removed after its last read");
         file.reads += 1;
@@ -402,8 +405,8 @@ impl Ring {
         let entry = entry.user_data(tag(Class::Read, key));
         self.expected += 1;
         self.stats.reads += 1;
-        // SAFETY: the range is inside the arena (asserted), which `owned` keeps until the read is over; whoever handed
-        // the range out keeps references away from it meanwhile, by the contract of `Arena::bytes` and `bytes_mut`.
+        // SAFETY: the range is inside the arena and no ring's headers (asserted), and `owned` keeps the arena until the read is
+        // over; whoever handed the range out keeps references away from it meanwhile, by the contract of `Arena::bytes` and `bytes_mut`.
         unsafe { self.queues.push(&entry) }.expect("room was checked");
         Ok(())
     }
@@ -467,18 +470,11 @@ impl Ring {
     /// Only what makes the ring useless.
     pub fn turn(&mut self, wait: Wait, done: &mut Completions) -> Result<(), RingError> {
         self.arm();
-        let (mut wanted, mut patience) = patience(wait, done);
-        let began = self.measures_sends().then(clock::thread_cpu);
-        if wanted > 0 && self.spin > Nanos::ZERO {
-            let most = patience.map_or(Nanos::NEVER, |left| {
-                Nanos(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
-            });
-            if self.spin(self.spin.earlier(most), done)? > 0 {
-                (wanted, patience) = (0, None);
-            }
-        }
-        let mut reaped = self.enter(wanted, patience, done)?;
-        self.sends_submitted(began.map(|began| clock::thread_cpu().since(began).0));
+        let mut reaped = match self.submit_measured(done)? {
+            // What it brought is not to wait behind what comes next.
+            Some(reaped) if reaped > 0 => reaped,
+            _ => self.submit_and_wait(wait, done)?,
+        };
         for _ in 1..ENTERS_PER_TURN_MAX {
             // Less than a call's share: nothing was left over, and what came since is the next turn's.
             if reaped < WORK_PER_CALL || done.is_full() || !self.queues.work_waits() {
@@ -487,6 +483,21 @@ impl Ring {
             reaped = self.enter(0, None, done)?;
         }
         Ok(())
+    }
+
+    fn submit_and_wait(&mut self, wait: Wait, done: &mut Completions) -> Result<u32, RingError> {
+        let (mut wanted, mut left) = patience(wait, done);
+        if wanted > 0 && self.spin > Nanos::ZERO {
+            let until = if let Wait::Until(deadline) = wait { deadline } else { Nanos::NEVER };
+            let reaped = self.spin(until, done)?;
+            if reaped > 0 {
+                return Ok(reaped);
+            }
+            (wanted, left) = patience(wait, done);
+        }
+        let reaped = self.enter(wanted, left, done)?;
+        self.sends_submitted(None);
+        Ok(reaped)
     }
 
     /// One call; gives the completions that it brought, the ring's own among them.
@@ -500,6 +511,11 @@ impl Ring {
         self.stats.enters += 1;
         self.stats.sqes += u64::from(entered.submitted);
         self.stats.overflows += u64::from(entered.overflowed);
+        Ok(self.reap_ready(done))
+    }
+
+    /// Completions that are there already: no system call.
+    fn reap_ready(&mut self, done: &mut Completions) -> u32 {
         let mut reaped = 0;
         while !done.is_full() {
             let Some(entry) = self.queues.pop() else { break };
@@ -510,7 +526,7 @@ impl Ring {
         }
         self.stats.cqes += u64::from(reaped);
         self.queues.sync_completions();
-        Ok(reaped)
+        reaped
     }
 
     /// Room for `count` more operations of the caller's, in both queues.

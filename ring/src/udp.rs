@@ -11,6 +11,10 @@ pub(crate) mod sys;
 
 pub use interfaces::interfaces;
 
+/// The kernel counts a socket's bytes under way in 31 bits, and the last send may go beyond the buffer by 17 fragments of 2 MiB: half
+/// a GiB away from the end.
+const SEND_BUFFER_MAX: usize = 3 << 29;
+
 /// How to make a socket.
 #[derive(Clone, Copy, Debug)]
 pub struct SocketConfig {
@@ -181,6 +185,20 @@ impl UdpSocket {
     #[must_use]
     pub fn send_buffer_bytes(&self) -> usize {
         self.send_buffer_bytes
+    }
+
+    /// Makes the send buffer larger than it was made by so many bytes, as the kernel counts them, or as large as it was again; gives
+    /// how many of them were granted. What [`UdpSocket::send_buffer_bytes`] tells stays the same.
+    pub(crate) fn widen_send_buffer(&self, more_bytes: usize) -> usize {
+        let wanted =
+            (self.send_buffer_bytes + more_bytes).min(SEND_BUFFER_MAX).max(self.send_buffer_bytes);
+        // The kernel doubles it. Refused, what is read back tells.
+        let _ = sys::set_send_buffer(self.socket.as_fd(), wanted / 2);
+        self.send_buffer_in_force().saturating_sub(self.send_buffer_bytes)
+    }
+
+    pub(crate) fn send_buffer_in_force(&self) -> usize {
+        self.socket.send_buffer_size().unwrap_or(self.send_buffer_bytes)
     }
 
     /// True when trains may be received.

@@ -6,16 +6,24 @@
 //! anyway: some turns with, some without, and the processor time for each byte compared.
 //!
 //! ```text
-//! trial ──(zero copy clearly cheaper)──► on ──(AGAIN)──► trial
-//!   │ └──(not)──► off ──(AGAIN)──► trial  │
-//!   └────(the kernel copied, or refused)──┴──► off
+//!           ┌──(clearly cheaper)──► on ─────(AGAIN)──► trial
+//! new ──► trial ──(not)──► off ─────────────(AGAIN)──► trial
+//!   ▲       │ └──(too few full turns)──► new, after a while
+//!   └───────┘
+//! trial, on ──(the kernel copied)──► copied ──(AGAIN)──► trial
+//! trial, on ──(the kernel refuses what it takes with a copy)──► refused ──(AGAIN)──► trial
 //! ```
+//!
+//! Told to use it ([`ZeroCopy::On`]), there are no trials, but what the kernel says is kept the same way: an address counts as
+//! one that sends without a copy once a notification said so, and not while notifications say the contrary.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
 use diskstream_wire::time::Nanos;
+
+use crate::errno::Errno;
 
 /// Addresses that are kept apart; sends from further ones are copied. Guessed: the addresses of a host with several cards.
 const PATHS_MAX: usize = 8;
@@ -25,7 +33,7 @@ const SAMPLES: usize = 32;
 const RUN_TURNS: u8 = 5;
 /// Bytes of a turn that is counted. Derived: below, the turn's other work (a receive costs 1 µs) outweighs what 64 KiB cost to copy (10 µs).
 const TURN_BYTES_MIN: u64 = 64 * 1024;
-/// A trial that is not over by then had too few full turns to matter.
+/// A trial that is not over by then had too few full turns to matter; so long the others have their turn, then it begins anew.
 const TRIAL_MAX: Nanos = Nanos::from_secs(30);
 /// A verdict is looked at again: routes and cards change. Guessed.
 const AGAIN: Nanos = Nanos::from_secs(600);
@@ -36,7 +44,7 @@ pub enum ZeroCopy {
     /// Where a trial shows that it pays.
     #[default]
     Auto,
-    /// Wherever the kernel takes it, even if it copies in the end.
+    /// Wherever the kernel takes it, even if it copies in the end (the log and [`crate::Ring::zero_copy_paths`] tell).
     On,
     /// Never.
     Off,
@@ -73,15 +81,19 @@ impl FromStr for ZeroCopy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PathId(u8);
 
-/// Something was decided, to be logged. `None` is the address to which the socket is bound.
+/// Something was decided, to be logged. `from: None` is the address to which the socket is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Zero copy pays.
     On { from: Option<IpAddr>, copy_ns_per_mib: u64, zero_ns_per_mib: u64 },
     /// It does not.
     Off { from: Option<IpAddr>, copy_ns_per_mib: u64, zero_ns_per_mib: u64 },
-    /// The kernel said that it copied.
+    /// The kernel took the bytes without a copy, and copied them later.
     Copied { from: Option<IpAddr> },
+    /// The kernel does not take without a copy what it takes with one.
+    Refused { from: Option<IpAddr>, error: Errno },
+    /// A trial had too few full turns.
+    Undecided { from: Option<IpAddr> },
 }
 
 /// What one turn cost.
@@ -95,13 +107,25 @@ pub(crate) struct TurnCost {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    /// Its trial is to come.
-    New,
+    /// Nothing is known. Its trial may begin from then on.
+    New {
+        from: Nanos,
+    },
     Trial,
+    /// It pays; or, without trials, the kernel said that it did not copy.
     On {
         until: Nanos,
     },
+    /// It does not pay.
     Off {
+        until: Nanos,
+    },
+    /// The kernel copied.
+    Copied {
+        until: Nanos,
+    },
+    /// The kernel would not take it.
+    Refused {
         until: Nanos,
     },
 }
@@ -110,6 +134,8 @@ enum State {
 struct Path {
     from: Option<IpAddr>,
     state: State,
+    /// The log has a line that its trial had too few full turns; one is enough until there is a verdict.
+    told_undecided: bool,
 }
 
 /// Costs of the turns of one kind, in nanoseconds for each MiB.
@@ -167,39 +193,68 @@ impl Choice {
         Choice { mode, paths: Vec::with_capacity(PATHS_MAX), trial: None, now }
     }
 
+    /// Never again. Addresses stay known: sends under way name them.
+    pub(crate) fn give_up(&mut self) {
+        self.mode = ZeroCopy::Off;
+        self.trial = None;
+    }
+
     /// True when the cost of the turn that is about to be submitted is wanted: reading it is a system call.
     pub(crate) fn measuring(&self) -> bool {
         self.trial.as_ref().is_some_and(|trial| trial.bytes >= TURN_BYTES_MIN)
     }
 
-    /// Addresses whose sends leave without a copy now.
+    /// True while a trial is going on, whose end is a matter of time.
+    pub(crate) fn on_trial(&self) -> bool {
+        self.trial.is_some()
+    }
+
+    /// Addresses whose sends leave without a copy now: as far as the kernel has said, which is not before the first notification.
     pub(crate) fn paths_on(&self) -> usize {
         match self.mode {
             ZeroCopy::Off => 0,
-            ZeroCopy::On => self.paths.len(),
-            ZeroCopy::Auto => {
+            ZeroCopy::On | ZeroCopy::Auto => {
                 self.paths.iter().filter(|path| matches!(path.state, State::On { .. })).count()
             }
         }
     }
 
-    /// Whether a send that could leave without a copy shall, and what to say about it later.
-    pub(crate) fn wants(&mut self, from: Option<IpAddr>, bytes: usize) -> Option<PathId> {
+    /// True when some address's sends may leave without a copy now.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let wanted = |path: &Path| match path.state {
+            State::On { .. } | State::Trial => true,
+            State::New { .. } | State::Copied { .. } => self.mode == ZeroCopy::On,
+            State::Off { .. } | State::Refused { .. } => false,
+        };
+        self.mode != ZeroCopy::Off && self.paths.iter().any(wanted)
+    }
+
+    /// The address, if its sends may leave without a copy at all: asked of every send, before anything dearer is looked at.
+    pub(crate) fn considers(&mut self, from: Option<IpAddr>) -> Option<PathId> {
         if self.mode == ZeroCopy::Off {
             return None;
         }
         let id = self.path(from)?;
-        if self.mode == ZeroCopy::On {
-            return Some(id);
-        }
-        let now = self.now;
-        let path = &mut self.paths[usize::from(id.0)];
-        let due = match path.state {
-            State::New => true,
-            State::On { until } | State::Off { until } => until <= now,
-            State::Trial => false,
+        let path = &self.paths[usize::from(id.0)];
+        let considered = match (self.mode, path.state) {
+            (_, State::On { .. } | State::Trial) => true,
+            (ZeroCopy::On, State::New { .. } | State::Copied { .. }) => true,
+            (ZeroCopy::On, State::Off { until } | State::Refused { until }) => until <= self.now,
+            _ => self.trial.is_none() && is_due(path.state, self.now),
         };
-        if due && self.trial.is_none() {
+        considered.then_some(id)
+    }
+
+    /// Whether a send that could leave without a copy shall: `id` from [`Choice::considers`].
+    pub(crate) fn wants(&mut self, id: PathId, bytes: usize) -> bool {
+        let now = self.now;
+        let Some(path) = self.paths.get_mut(usize::from(id.0)) else { return false };
+        match self.mode {
+            ZeroCopy::Off => return false,
+            ZeroCopy::On => return true,
+            ZeroCopy::Auto => {}
+        }
+        if self.trial.is_none() && is_due(path.state, now) {
             path.state = State::Trial;
             self.trial = Some(Trial {
                 path: id,
@@ -212,12 +267,15 @@ impl Choice {
             });
         }
         match path.state {
-            State::On { .. } => Some(id),
-            State::New | State::Off { .. } => None,
+            State::On { .. } => true,
+            State::New { .. }
+            | State::Off { .. }
+            | State::Copied { .. }
+            | State::Refused { .. } => false,
             State::Trial => {
                 let trial = self.trial.as_mut().expect("the state says so");
                 trial.bytes += bytes as u64;
-                trial.zero.then_some(id)
+                trial.zero
             }
         }
     }
@@ -243,30 +301,66 @@ impl Choice {
         if !over && now.since(trial.since) < TRIAL_MAX {
             return None;
         }
-        let (copy, zero, path) = (trial.copied.median(), trial.zeroed.median(), trial.path);
-        self.trial = None;
-        let path = &mut self.paths[usize::from(path.0)];
-        let (from, until) = (path.from, now + AGAIN);
+        let trial = self.trial.take().expect("looked at above");
+        let path = &mut self.paths[usize::from(trial.path.0)];
+        let from = path.from;
+        if !over {
+            path.state = State::New { from: now + TRIAL_MAX };
+            let told = std::mem::replace(&mut path.told_undecided, true);
+            return (!told).then_some(Verdict::Undecided { from });
+        }
+        path.told_undecided = false;
+        let (copy_ns_per_mib, zero_ns_per_mib) = (trial.copied.median(), trial.zeroed.median());
+        let until = now + AGAIN;
         // A clear win: four fifths, which the noise of a busy machine does not reach in a median of 32.
-        if over && zero * 5 <= copy * 4 {
+        if zero_ns_per_mib * 5 <= copy_ns_per_mib * 4 {
             path.state = State::On { until };
-            return Some(Verdict::On { from, copy_ns_per_mib: copy, zero_ns_per_mib: zero });
+            return Some(Verdict::On { from, copy_ns_per_mib, zero_ns_per_mib });
         }
         path.state = State::Off { until };
-        over.then_some(Verdict::Off { from, copy_ns_per_mib: copy, zero_ns_per_mib: zero })
+        Some(Verdict::Off { from, copy_ns_per_mib, zero_ns_per_mib })
     }
 
-    /// The kernel said that it copied a send that was [wanted](Choice::wants) without, or would not take it.
-    pub(crate) fn failed(&mut self, id: PathId) -> Option<Verdict> {
-        let path = &mut self.paths[usize::from(id.0)];
-        if self.mode != ZeroCopy::Auto || matches!(path.state, State::Off { .. }) {
+    /// The network is done with a send that was [wanted](Choice::wants) and went well; `copied`: the kernel copied it after all.
+    pub(crate) fn notified(&mut self, id: PathId, copied: bool) -> Option<Verdict> {
+        let now = self.now;
+        let path = self.paths.get_mut(usize::from(id.0))?;
+        match (self.mode, path.state) {
+            (ZeroCopy::Off, _) => return None,
+            // Further notifications of sends that were under way are no news; and where one address reaches both kinds of
+            // interface, a line now and then tells as much as one for each send.
+            (_, State::Copied { until }) if until > now => return None,
+            (ZeroCopy::Auto, State::On { .. } | State::Trial) if copied => {}
+            (ZeroCopy::On, _) if copied => {}
+            (ZeroCopy::On, State::New { .. } | State::Copied { .. } | State::Refused { .. }) => {
+                path.state = State::On { until: Nanos::NEVER };
+                return None;
+            }
+            _ => return None,
+        }
+        path.state = State::Copied { until: now + AGAIN };
+        let from = path.from;
+        self.end_trial_of(id);
+        Some(Verdict::Copied { from })
+    }
+
+    /// The kernel took with a copy what it had refused without one.
+    pub(crate) fn refused(&mut self, id: PathId, error: Errno) -> Option<Verdict> {
+        let now = self.now;
+        let path = self.paths.get_mut(usize::from(id.0))?;
+        if self.mode == ZeroCopy::Off
+            || matches!(path.state, State::Refused { until } if until > now)
+        {
             return None;
         }
-        path.state = State::Off { until: self.now + AGAIN };
-        if self.trial.as_ref().is_some_and(|trial| trial.path == id) {
-            self.trial = None;
-        }
-        Some(Verdict::Copied { from: path.from })
+        path.state = State::Refused { until: now + AGAIN };
+        let from = path.from;
+        self.end_trial_of(id);
+        Some(Verdict::Refused { from, error })
+    }
+
+    fn end_trial_of(&mut self, id: PathId) {
+        self.trial.take_if(|trial| trial.path == id);
     }
 
     fn path(&mut self, from: Option<IpAddr>) -> Option<PathId> {
@@ -275,7 +369,8 @@ impl Choice {
             Some(index) => index,
             None if self.paths.len() == PATHS_MAX => return None,
             None => {
-                self.paths.push(Path { from, state: State::New });
+                let state = State::New { from: Nanos::ZERO };
+                self.paths.push(Path { from, state, told_undecided: false });
                 self.paths.len() - 1
             }
         };
@@ -283,10 +378,25 @@ impl Choice {
     }
 }
 
+/// Whether a path's (next) trial may begin.
+fn is_due(state: State, now: Nanos) -> bool {
+    match state {
+        State::Trial => false,
+        State::New { from } => from <= now,
+        State::On { until }
+        | State::Off { until }
+        | State::Copied { until }
+        | State::Refused { until } => until <= now,
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Verdict::On { from, .. } | Verdict::Off { from, .. } | Verdict::Copied { from }) =
-            *self;
+        let (Verdict::On { from, .. }
+        | Verdict::Off { from, .. }
+        | Verdict::Copied { from }
+        | Verdict::Refused { from, .. }
+        | Verdict::Undecided { from }) = *self;
         match from {
             Some(from) => write!(f, "sends from {from}: ")?,
             None => f.write_str("sends: ")?,
@@ -301,8 +411,18 @@ impl fmt::Display for Verdict {
                 "zero copy stays off: {zero_ns_per_mib} ns of processor for each MiB, {copy_ns_per_mib} with a copy"
             ),
             Verdict::Copied { .. } => f.write_str(
-                "zero copy is off: the kernel copies after all, as it does for this host's own sockets and for interfaces \
-                 that cannot gather",
+                "zero copy does not happen: the kernel copies after all, as it does for this host's own sockets and for \
+                 interfaces that cannot gather",
+            ),
+            Verdict::Refused { error, .. } => write!(
+                f,
+                "zero copy is off: the kernel refuses without a copy ({error}) what it takes with one"
+            ),
+            Verdict::Undecided { .. } => write!(
+                f,
+                "zero copy is not decided: too little was sent at once within {} s to compare; sends are copied until a \
+                 later trial has enough (this line comes once)",
+                TRIAL_MAX.0 / 1_000_000_000
             ),
         }
     }

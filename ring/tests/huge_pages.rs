@@ -6,37 +6,12 @@ mod common;
 use std::io::Write;
 use std::sync::Arc;
 
+use common::{ONE_GIB, Reservation, TWO_MIB};
 use diskstream_ring::arena::PIECE_BYTES;
 use diskstream_ring::{
     Arena, ArenaConfig, Backing, Completion, DirectFile, Features, HugePages, ReadPlan, Ring,
-    RingConfig,
+    RingConfig, SendPlan, ZeroCopy,
 };
-
-const TWO_MIB: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
-const ONE_GIB: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages";
-
-/// Reserves huge pages, and puts the number back when dropped.
-struct Reservation {
-    file: &'static str,
-    before: String,
-}
-
-impl Reservation {
-    fn new(file: &'static str, pages: usize) -> Option<Reservation> {
-        let before = std::fs::read_to_string(file).ok()?;
-        let wanted = before.trim().parse::<usize>().ok()? + pages;
-        std::fs::write(file, wanted.to_string()).ok()?;
-        let reservation = Reservation { file, before };
-        let got: usize = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
-        (got >= wanted).then_some(reservation)
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        let _ = std::fs::write(self.file, &self.before);
-    }
-}
 
 /// Reads a file into `offset` of the arena through a ring, and compares.
 fn read_into(arena: &Arc<Arena>, offset: usize) {
@@ -88,10 +63,38 @@ fn a_gibibyte_page() {
     let arena = Arc::new(Arena::new(&config).unwrap());
     assert_eq!((arena.backing(), arena.len()), (Backing::OneGiB, 1 << 30), "rounded up");
     read_into(&arena, (1 << 30) - (1 << 20));
+    drop(arena);
+    sends_are_copied_from_a_gibibyte_page(&config);
+    let arena = Arc::new(Arena::new(&config).unwrap());
+    assert_eq!(arena.backing(), Backing::OneGiB);
     // The page is taken: falls back, says so, works.
     let second = Arc::new(Arena::new(&config).unwrap());
     assert!(second.backing() < Backing::OneGiB);
     read_into(&second, 0);
+}
+
+/// One fragment from its end would be charged with a gibibyte.
+fn sends_are_copied_from_a_gibibyte_page(config: &ArenaConfig) {
+    let arena = Arc::new(Arena::with_headers(config, 1).unwrap());
+    assert_eq!(arena.backing(), Backing::OneGiB);
+    let on = RingConfig { zero_copy: ZeroCopy::On, ..common::small() };
+    let mut ring = Ring::new(&on, Some(arena)).unwrap();
+    let (socket, to) = common::add(&mut ring, &common::config(common::V4));
+    let mut plan = SendPlan::new();
+    plan.push_scratch(&[1; 76]).unwrap();
+    plan.push_arena(4 << 20, 8192).unwrap();
+    plan.peer = to;
+    ring.send(socket, plan).unwrap();
+    let each = |ring: &mut Ring, ended: &mut bool, completion| match completion {
+        Completion::Sent { result, .. } => {
+            assert_eq!(result, Ok(8268));
+            *ended = true;
+        }
+        Completion::Received(received) => ring.recycle(received),
+        other => panic!("{other:?}"),
+    };
+    common::turn_until(&mut ring, &mut false, each, |ended| *ended);
+    assert_eq!(ring.stats().sends_zero_copy, 0);
 }
 
 #[test]

@@ -4,10 +4,15 @@
 
 mod common;
 
+use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::sync::Arc;
 
 use common::{config, turn_until};
-use diskstream_ring::{Completion, Errno, Features, Ring, RingConfig, SendPlan, SocketConfig};
+use diskstream_ring::{
+    Arena, ArenaConfig, Backing, Completion, Errno, Features, HugePages, Ring, RingConfig,
+    SendPlan, SocketConfig, ZeroCopy,
+};
 
 /// Runs `test` on a thread with its own network: 10.99.0.1/24 behind a veth whose other end answers nothing.
 fn in_a_network(test: fn()) {
@@ -101,4 +106,79 @@ fn too_large_for_the_path() {
 #[test]
 fn a_probe_that_is_too_large_says_so() {
     in_a_network(too_large_for_the_path);
+}
+
+const PAGE: usize = 2 << 20;
+/// Datagrams of a train, and of a block's bytes in each.
+const DATAGRAMS: usize = 7;
+const DATA_BYTES: usize = 8192;
+
+/// Sends are held by the kernel as a busy card would, as the neighbour does not resolve: what a train costs the send buffer meanwhile
+/// depends on where its bytes lie in their huge pages, and the ring keeps within that.
+fn trains_from_the_ends_of_huge_pages() {
+    for (name, value) in [("unres_qlen_bytes", "2147483647"), ("retrans_time_ms", "300")] {
+        std::fs::write(format!("/proc/sys/net/ipv4/neigh/veth0/{name}"), value).unwrap();
+    }
+    for arguments in ["link set veth1 mtu 9000", "link set veth0 mtu 9000"] {
+        assert!(Command::new("ip").args(arguments.split(' ')).status().unwrap().success());
+    }
+    let arena = ArenaConfig { bytes: 32 << 20, huge_pages: HugePages::TwoMiB };
+    let arena = Arc::new(Arena::with_headers(&arena, 2).unwrap());
+    if arena.backing() != Backing::TwoMiB {
+        eprintln!("SKIPPED: needs 32 MiB of reserved huge pages");
+        return;
+    }
+    let sends = 64;
+    let config_ring = RingConfig { zero_copy: ZeroCopy::On, sends, ..common::small() };
+    let mut ring = Ring::new(&config_ring, Some(Arc::clone(&arena))).unwrap();
+    if !(ring.features().zero_copy_send && ring.features().gso) {
+        eprintln!("SKIPPED: needs zero-copy sends and GSO");
+        return;
+    }
+    // What a node asks for; twice that is granted.
+    let node = SocketConfig { send_buffer_bytes: 4 << 20, ..config("10.99.0.1:0") };
+    let (sender, _) = common::add(&mut ring, &node);
+    for send in 0..usize::from(sends) {
+        let mut plan = SendPlan::new();
+        for datagram in 0..DATAGRAMS {
+            plan.push_scratch(&[1; 76]).unwrap();
+            let page = 1 + (send + datagram) % 15;
+            plan.push_arena((page + 1) * PAGE - DATA_BYTES, DATA_BYTES).unwrap();
+        }
+        plan.segment_bytes = u16::try_from(76 + DATA_BYTES).unwrap();
+        plan.peer = "10.99.0.2:9".parse().unwrap();
+        ring.send(sender, plan).unwrap();
+    }
+    let fd = ring.socket(sender).unwrap().as_raw_fd();
+    let mut ended = 0;
+    let each = |_: &mut Ring, ended: &mut usize, completion| match completion {
+        Completion::Sent { result, .. } => {
+            assert_eq!(result, Ok(u32::try_from(DATAGRAMS * (76 + DATA_BYTES)).unwrap()));
+            *ended += 1;
+        }
+        other => panic!("{other:?}"),
+    };
+    // The copied ones end first; the others when the neighbour is given up.
+    turn_until(&mut ring, &mut ended, each, |ended| *ended > 0);
+    let mut charged: libc::c_int = 0;
+    // SAFETY: the descriptor is open, and `charged` is writable for the call, which writes an int.
+    assert_eq!(unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut charged) }, 0);
+    turn_until(&mut ring, &mut ended, each, |ended| *ended == usize::from(sends));
+    let stats = ring.stats();
+    assert_eq!((stats.sends_dropped, stats.sends_failed, stats.zero_copy_refused), (0, 0, 0));
+    // 14 MiB each for the data, and little for the headers: as many as 512 MiB allow, and the others copied.
+    eprintln!("{} sends without a copy, {charged} bytes charged", stats.sends_zero_copy);
+    assert!((33..=36).contains(&stats.sends_zero_copy), "{}", stats.sends_zero_copy);
+    let without =
+        usize::try_from(charged).unwrap() / usize::try_from(stats.sends_zero_copy).unwrap();
+    assert!((DATAGRAMS * PAGE..16 << 20).contains(&without), "the kernel charges {without} each");
+}
+
+#[test]
+fn a_card_that_is_slow_to_complete_does_not_fill_the_send_buffer() {
+    let Some(_reservation) = common::Reservation::new(common::TWO_MIB, 16) else {
+        eprintln!("SKIPPED: needs root and 32 MiB of memory that is not fragmented");
+        return;
+    };
+    in_a_network(trains_from_the_ends_of_huge_pages);
 }

@@ -7,7 +7,11 @@ use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use diskstream_ring::{Completion, DirectFile, Features, FileId, Full, ReadPlan, Ring, RingConfig};
+use diskstream_ring::arena::AREA_BYTES;
+use diskstream_ring::{
+    Arena, ArenaConfig, Completion, DirectFile, Features, FileId, Full, HugePages, ReadPlan, Ring,
+    RingConfig,
+};
 use proptest::prelude::*;
 
 const FILE_BYTES: usize = 1 << 20;
@@ -178,6 +182,18 @@ fn a_read_outside_the_arena_is_a_mistake() {
     let file = ring.add_file(Arc::new(DirectFile::open(image.path()).unwrap())).unwrap();
     let plan = ReadPlan { file, file_offset: 0, arena_offset: 1 << 20, len: 4096, token: 0 };
     let _ = ring.read(plan);
+}
+
+#[test]
+#[should_panic(expected = "into rings' headers")]
+fn a_read_into_the_headers_of_rings_is_a_mistake() {
+    let image = image();
+    let config = ArenaConfig { bytes: 4 << 20, huge_pages: HugePages::Off };
+    let arena = Arc::new(Arena::with_headers(&config, 1).unwrap());
+    let mut ring = Ring::new(&common::small(), Some(arena)).unwrap();
+    let file = ring.add_file(Arc::new(DirectFile::open(image.path()).unwrap())).unwrap();
+    let arena_offset = AREA_BYTES - 4096;
+    let _ = ring.read(ReadPlan { file, file_offset: 0, arena_offset, len: 8192, token: 0 });
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Room for datagram headers inside the arena's pieces.
 //!
 //! A send that the kernel does not copy names one registered buffer, and so its headers must lie in the same piece as the
-//! blocks. Each piece therefore keeps an area for each ring at its end, which no block may use:
+//! blocks. Each piece therefore keeps an area for each ring, which no block may use, at its beginning: the kernel charges a
+//! fragment for all that is before it in its huge page (`ring/zero_copy.rs`), and a header is many fragments.
 //!
 //! ```text
-//! piece   | frames …                               | area n-1 | … | area 0 |
+//! piece   | area 0 | … | area n-1 | frames …                               |
 //! ```
 
 use std::ops::Range;
@@ -37,14 +38,14 @@ impl Headers {
         let end = len.min(start + PIECE_BYTES);
         let bytes = usize::from(self.areas) * AREA_BYTES;
         let fits = start < end && bytes * PART_MAX <= end - start;
-        if fits { end - bytes..end } else { end..end }
+        if fits { start..start + bytes } else { start..start }
     }
 
     /// Where an area begins in a piece; `None` where that piece has none.
     pub(super) fn area(&self, len: usize, piece: usize, area: u16) -> Option<usize> {
         let reserved = self.reserved(len, piece);
-        let above = (usize::from(area) + 1) * AREA_BYTES;
-        (reserved.len() >= above).then(|| reserved.end - above)
+        (area < self.areas && !reserved.is_empty())
+            .then(|| reserved.start + usize::from(area) * AREA_BYTES)
     }
 
     /// An area that no other ring has.
@@ -80,17 +81,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn areas_lie_at_the_end_of_each_piece_and_apart() {
+    fn areas_lie_at_the_beginning_of_each_piece_and_apart() {
         let headers = Headers::new(3);
         let len = PIECE_BYTES + (8 << 20);
         for piece in 0..2 {
             let reserved = headers.reserved(len, piece);
-            assert_eq!(reserved.end, [PIECE_BYTES, len][piece]);
+            assert_eq!(reserved.start, [0, PIECE_BYTES][piece]);
             assert_eq!(reserved.len(), 3 * AREA_BYTES);
-            let mut starts: Vec<_> =
+            let starts: Vec<_> =
                 (0..3).map(|area| headers.area(len, piece, area).unwrap()).collect();
             assert_eq!(headers.area(len, piece, 3), None);
-            starts.reverse();
             assert_eq!(starts, reserved.step_by(AREA_BYTES).collect::<Vec<_>>());
         }
     }

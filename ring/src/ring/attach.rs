@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 
 use super::op::Key;
+use super::zero_copy::Credit;
 use super::{FileId, FileSlot, Ring, RingError, SocketId, SocketSlot, receive};
 use crate::file::DirectFile;
 use crate::udp::UdpSocket;
@@ -24,6 +25,11 @@ impl Ring {
             // SAFETY: `owned` keeps the arena until every operation is over (or for ever, see drain.rs).
             let made = unsafe { arena.register_with(self.queues.submitter()) };
             self.features.registered_buffers = kept("registered_buffers", &made);
+        }
+        if self.features.zero_copy_send && !self.features.registered_buffers {
+            tracing::warn!("all sends are copied: without a copy they name registered buffers");
+            self.features.zero_copy_send = false;
+            self.owned.zero_copy.give_up();
         }
         if let Some((address, entries)) = self.owned.receives.buffer_ring() {
             // SAFETY: the address is that of a mapping of `entries` entries, page-aligned and zeroed, that `owned` keeps
@@ -55,7 +61,14 @@ impl Ring {
         self.set_registered(u32::from(key.index), socket.as_raw_fd())?;
         self.owned.sockets.put(
             key,
-            SocketSlot { socket, receives: 0, others: 0, closing: false, cancel_queued: false },
+            SocketSlot {
+                socket,
+                receives: 0,
+                others: 0,
+                closing: false,
+                cancel_queued: false,
+                credit: Credit::default(),
+            },
         );
         self.sockets_stale = true;
         Ok(SocketId(key))

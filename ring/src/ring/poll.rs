@@ -32,17 +32,20 @@ impl Ring {
         self.busy_polls
     }
 
-    /// Submits what is queued and looks for completions until there are some or `patience` is over; gives how many it reaped.
-    /// The kernel marks in shared memory that it has work for this thread, so looking costs no system call.
-    pub(super) fn spin(
-        &mut self,
-        patience: Nanos,
-        done: &mut Completions,
-    ) -> Result<u32, RingError> {
-        let mut reaped = self.enter(0, None, done)?;
-        let end = clock::now() + patience;
+    /// Submits what is queued and looks for completions until there are some, or the time set for it is over or it is `until`;
+    /// gives how many it reaped. What another thread or an interrupt completed is in the queue; for what this thread has to complete itself
+    /// the kernel sets a mark in shared memory. So looking costs no system call.
+    pub(super) fn spin(&mut self, until: Nanos, done: &mut Completions) -> Result<u32, RingError> {
+        let mut reaped = 0;
+        if self.queues.has_queued() {
+            reaped = self.enter(0, None, done)?;
+            self.sends_submitted(None);
+        }
+        let end = until.earlier(clock::now() + self.spin);
         while reaped == 0 {
-            if self.queues.work_waits() {
+            if self.queues.has_completions() {
+                reaped = self.reap_ready(done);
+            } else if self.queues.work_waits() {
                 reaped = self.enter(0, None, done)?;
             } else if clock::now() >= end {
                 break;

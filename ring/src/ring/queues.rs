@@ -77,6 +77,17 @@ impl Queues {
         self.submission.capacity() - self.submission.len()
     }
 
+    /// True when entries wait for the next [`Queues::enter`].
+    pub(crate) fn has_queued(&self) -> bool {
+        !self.submission.is_empty()
+    }
+
+    /// True when there is something to [pop](Queues::pop).
+    pub(crate) fn has_completions(&mut self) -> bool {
+        self.completion.sync();
+        !self.completion.is_empty()
+    }
+
     pub(crate) fn completion_capacity(&self) -> usize {
         self.completion.capacity()
     }

@@ -179,7 +179,7 @@ impl Ring {
     }
 
     /// What became of one message. `notified`: a notification will tell its end.
-    fn reap_send(
+    pub(super) fn reap_send(
         &mut self,
         key: Key,
         result: Result<u32, Errno>,
@@ -200,6 +200,7 @@ impl Ring {
     pub(super) fn finish_send(&mut self, key: Key, socket: SocketId) -> Completion {
         let op = self.owned.sends.get_mut(key);
         let (error, bytes, segmented) = (op.error, op.sent_bytes, op.segmented);
+        let refused = op.refused.take();
         let plan = op.finish();
         if op.held().is_some() && error.is_none() {
             self.stats.sends_zero_copy += 1;
@@ -207,6 +208,7 @@ impl Ring {
         }
         self.release_hold(key);
         self.owned.sends.release(key);
+        self.judge_refusal(refused, error.is_none());
         self.stats.bytes_sent += u64::from(bytes);
         match error {
             None if segmented => self.stats.datagrams_sent += plan.segments() as u64,

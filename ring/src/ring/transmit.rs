@@ -12,6 +12,7 @@ use crate::ring::op::Key;
 use crate::ring::receive::empty_message;
 use crate::ring::zero_copy::Held;
 use crate::send::{PIECES_MAX, Piece, SEGMENTS_MAX, SendPlan};
+use crate::zero_copy::PathId;
 
 /// Every piece, and one more range wherever a segment's end cuts a piece in two.
 const RANGES_MAX: usize = PIECES_MAX + SEGMENTS_MAX;
@@ -27,6 +28,8 @@ pub(crate) struct SendOp {
     pub(crate) error: Option<Errno>,
     /// One message with a segment size, not one for each segment.
     pub(crate) segmented: bool,
+    /// It goes out with a copy because the kernel refused it without.
+    pub(crate) refused: Option<(PathId, Errno)>,
     /// What it holds if it leaves without a copy, and where its header bytes are then.
     held: Option<(Held, *mut u8)>,
     plan: Option<Box<SendPlan>>,
@@ -45,6 +48,7 @@ impl SendOp {
             sent_bytes: 0,
             error: None,
             segmented: false,
+            refused: None,
             held: None,
             plan: None,
             connected: false,
@@ -59,6 +63,7 @@ impl SendOp {
     pub(crate) fn start(&mut self, socket: SocketId, plan: Box<SendPlan>, connected: bool) {
         assert!(self.plan.is_none(), "a free slot holds no plan");
         self.socket = socket;
+        self.refused = None;
         self.name = Name::of(plan.peer);
         self.connected = connected;
         self.plan = Some(plan);

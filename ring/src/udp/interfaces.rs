@@ -22,7 +22,8 @@ pub fn interfaces() -> io::Result<Vec<(String, IpAddr)>> {
     while !next.is_null() {
         // SAFETY: not null, hence an entry of the list, which lives until it is freed below and which nobody changes.
         let entry = unsafe { &*next };
-        if let Some(ip) = ip_of(entry.ifa_addr) {
+        // SAFETY: the address of an entry of the list: null, or as long as its family's are, and as long-lived as the entry.
+        if let Some(ip) = unsafe { ip_of(entry.ifa_addr) } {
             // SAFETY: each entry has a name that ends with a zero byte, and lives as long as the entry.
             let name = unsafe { CStr::from_ptr(entry.ifa_name) };
             found.push((name.to_string_lossy().into_owned(), ip));
@@ -35,18 +36,21 @@ pub fn interfaces() -> io::Result<Vec<(String, IpAddr)>> {
 }
 
 /// The address of an entry; none for other families.
-fn ip_of(name: *const libc::sockaddr) -> Option<IpAddr> {
+///
+/// # Safety
+/// `name` is null, or points to a socket address that is readable during the call, all bytes that its family's addresses have.
+unsafe fn ip_of(name: *const libc::sockaddr) -> Option<IpAddr> {
     if name.is_null() {
         return None;
     }
-    // SAFETY: not null, hence a socket address of the list that the caller keeps; every family's begins with these fields.
+    // SAFETY: not null, hence a socket address, by the caller's promise; every family's begins with these fields.
     let family = unsafe { (*name).sa_family };
     let len = match i32::from(family) {
         libc::AF_INET => size_of::<libc::sockaddr_in>(),
         libc::AF_INET6 => NAME_BYTES,
         _ => return None,
     };
-    // SAFETY: an address of that family has that many bytes.
+    // SAFETY: an address of that family has that many bytes, readable by the caller's promise.
     let bytes = unsafe { std::slice::from_raw_parts(name.cast::<u8>(), len) };
     address::parse(bytes).map(|address| address.ip())
 }

@@ -67,3 +67,29 @@ pub fn turn_until<S>(
         }
     }
 }
+
+pub const TWO_MIB: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+pub const ONE_GIB: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages";
+
+/// Reserves huge pages, and puts the number back when dropped.
+pub struct Reservation {
+    file: &'static str,
+    before: String,
+}
+
+impl Reservation {
+    pub fn new(file: &'static str, pages: usize) -> Option<Reservation> {
+        let before = std::fs::read_to_string(file).ok()?;
+        let wanted = before.trim().parse::<usize>().ok()? + pages;
+        std::fs::write(file, wanted.to_string()).ok()?;
+        let reservation = Reservation { file, before };
+        let got: usize = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
+        (got >= wanted).then_some(reservation)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.file, &self.before);
+    }
+}

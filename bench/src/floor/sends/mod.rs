@@ -273,7 +273,7 @@ fn by_ring(
     let mut plans: Vec<_> = (0..64).map(|_| SendPlan::new()).collect();
     let mut done = Completions::new(256);
     let mut random = Random::new(1);
-    // Blocks of the first three quarters: the rings' headers lie at the end.
+    // Blocks of the last three quarters: the rings' headers lie at the beginning.
     let blocks = (MEMORY_BYTES / 4 * 3 / (64 << 10)) as u64;
     let (begin, cpu) = (clock::now(), clock::thread_cpu());
     let mut sending = true;
@@ -282,6 +282,7 @@ fn by_ring(
         for _ in 0..BATCH * usize::from(sending) {
             let Some(mut plan) = plans.pop() else { break };
             let block = usize::try_from(random.below(blocks)).expect("below 2^32") * (64 << 10);
+            let block = MEMORY_BYTES / 4 + block;
             fill(&mut plan, to, block, shape)?;
             if let Err((refused, plan)) = ring.send(socket, plan) {
                 ensure!(refused.is_throttle(), "the ring refused a plan: {refused}");
