@@ -35,7 +35,7 @@ fn image() -> tempfile::NamedTempFile {
 
 fn compare(
     ring: &mut Ring,
-    arena: &diskstream_ring::Arena,
+    arena: &Arena,
     file: FileId,
     reads: &[(u64, u32)],
     truth: &std::fs::File,
