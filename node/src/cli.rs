@@ -210,10 +210,11 @@ pub struct ServeArgs {
     /// Remember beside each image what starting devices read of it, and load that when the first device comes after a start of the node.
     #[arg(long, value_enum, default_value_t = OnOff::On)]
     pub warm_up: OnOff,
-    /// Load the whole image at the start, and never evict a block of it. With --farm: cache_pinned of the vDisk.
+    /// Pin the image in the cache: load all of it at the start, and never evict a block of it. With --farm: cache_pinned of the vDisk.
     #[arg(long, conflicts_with = "farm")]
     pub cache_pinned: bool,
-    /// Disk reads that one store (file system) is asked at once by all shards together, or auto: what its device's queue holds.
+    /// Disk reads that each store (file system) is asked at once by all shards together, or auto: what the queue of its device holds, and 12
+    /// where it has none (NFS, FUSE). Each shard has its part, rounded down, but at least 1 and at most 256.
     #[arg(long, default_value = "auto")]
     pub store_depth: StoreDepth,
     /// Memory node of the cache: off (the kernel chooses), disk (the one of the images' disk), nic:INTERFACE, or a number.

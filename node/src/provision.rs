@@ -1,6 +1,7 @@
 //! What the shards are given of each vDisk besides its bytes: which store it lies on, whether it is to stay in the cache, and what boots
 //! read of it.
 
+use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,9 +15,10 @@ use crate::settings::{Settings, VdiskSetting};
 use crate::shard::{Feed, Limits, Recorder, STORES_MAX, VdiskEntry};
 use crate::sysfs::Sysfs;
 
-/// Reads that a store is asked at once when nobody says how many it takes. Derived: the kernel's own default for a device's queue
-/// is 64 to 256.
-const DEPTH_UNKNOWN: u16 = 128;
+/// Reads that a store without a block device is asked at once: NFS, FUSE, a file system over several disks. Derived: what the kernel
+/// hands a FUSE server at once (`max_background`); the rest would wait in the kernel, in the order in which it came, and 12 blocks
+/// of 64 KiB within a millisecond are 750 MiB/s.
+const DEPTH_UNKNOWN: u16 = 12;
 
 /// The memory node that the cache is to lie on; none: the kernel chooses.
 ///
@@ -56,34 +58,65 @@ fn node_by(settings: &Settings, sysfs: &Sysfs) -> anyhow::Result<Option<u32>> {
     Ok(node)
 }
 
-/// The vDisks for the shards, and the limits with what was learned about their stores.
+/// What the shards are given, and what the control side goes on with.
+pub(crate) struct Provided {
+    pub(crate) entries: Vec<Arc<VdiskEntry>>,
+    /// The limits, with what was learned about the stores.
+    pub(crate) limits: Limits,
+    pub(crate) known: KnownBoots,
+}
+
+/// What is known of earlier boots.
+#[derive(Debug, Default)]
+pub(crate) struct KnownBoots {
+    /// One for each vDisk, in the order of the entries.
+    pub(crate) lists: Vec<WarmList>,
+    /// Lists that were of no use.
+    pub(crate) ignored: u64,
+}
+
+/// Provides for the shards, for a cache with so many frames that can hold a block.
 ///
 /// # Errors
 /// When the cache is too small for what is to stay in it.
 pub(crate) fn provide(
     settings: &Settings,
     vdisks: &[Option<Vdisk>],
-) -> anyhow::Result<(Vec<Arc<VdiskEntry>>, Limits)> {
+    frames: usize,
+) -> anyhow::Result<Provided> {
     let stores = Stores::of(vdisks);
     let mut limits = settings.limits;
-    limits.stores = u16::try_from(stores.devices.len().max(1)).expect("STORES_MAX fits");
-    limits.store_depth = stores.depth(settings, &Sysfs::host());
+    limits.stores = stores.count();
+    limits.store_depths = stores.depths(settings, &Sysfs::host());
     limits.pace_bytes_per_second =
         settings.network.pace.bytes_per_shard(settings.listen, settings.shards());
-    let frames = settings.cache_bytes / settings.block_bytes;
     check_frames(frames, settings)?;
-    check_kept(frames, settings, vdisks)?;
-    let entries = settings.vdisks.iter().zip(vdisks).map(|(config, vdisk)| {
-        let entry = match vdisk {
+    let kept = Kept::of(settings, vdisks);
+    kept.check(frames, settings)?;
+    warn_of_twins(settings, vdisks);
+    let mut known = KnownBoots::default();
+    let mut entries = Vec::new();
+    for (config, vdisk) in settings.vdisks.iter().zip(vdisks) {
+        let mut list = WarmList::default();
+        entries.push(match vdisk {
             Some(vdisk) => {
                 let store = stores.number(vdisk.identity().dev);
-                VdiskEntry { store, ..here(settings, config, vdisk, frames) }
+                let mut entry = VdiskEntry { store, ..here(settings, config, vdisk) };
+                entry.kept = kept.contents.contains(&entry.content_id);
+                if settings.warm_up && !entry.kept {
+                    entry.recorder = Some(Recorder::new(blocks_of(vdisk, settings)));
+                    let loaded = crate::serve::load_warm_list(config, vdisk, settings.block_bytes);
+                    known.ignored += u64::from(loaded.is_none());
+                    list = loaded.unwrap_or_default();
+                }
+                entry
             }
             None => absent(&config.name),
-        };
-        Arc::new(entry)
-    });
-    Ok((entries.collect(), limits))
+        });
+        known.lists.push(list);
+    }
+    feed(&mut entries, &known.lists, settings, frames - kept.blocks.min(frames));
+    Ok(Provided { entries: entries.into_iter().map(Arc::new).collect(), limits, known })
 }
 
 /// A vDisk that is not here takes no devices, and says so to each.
@@ -94,29 +127,60 @@ fn absent(name: &str) -> VdiskEntry {
     entry
 }
 
-fn here(settings: &Settings, config: &VdiskSetting, vdisk: &Vdisk, frames: usize) -> VdiskEntry {
+fn here(settings: &Settings, config: &VdiskSetting, vdisk: &Vdisk) -> VdiskEntry {
     let hashes = Some(vdisk.block_hashes_shared());
     let content_id = ContentId(vdisk.content_id().0);
     let mut entry = VdiskEntry::new(&config.name, content_id, vdisk.map_shared(), hashes);
-    let blocks = blocks_of(vdisk.size_bytes(), settings.block_bytes);
     if config.kept {
-        entry.kept = true;
+        let blocks = blocks_of(vdisk, settings);
         entry.feed = Feed::all(u32::try_from(blocks).expect("no more than frames"));
-    } else if settings.warm_up {
-        entry.recorder = Some(Recorder::new(blocks));
-        let list = crate::serve::load_warm_list(config, vdisk, settings.block_bytes);
-        entry.feed = Feed::of(first_half(&list, blocks, frames));
     }
     entry
 }
 
-/// The blocks to load for a boot: no more than half of the cache holds, or the last of them would push out the first.
-fn first_half(list: &WarmList, blocks: u64, frames: usize) -> Box<[u32]> {
-    list.blocks().filter(|&block| u64::from(block) < blocks).take(frames / 2).collect()
+/// Gives each vDisk what its boots are to find in memory. All lists together get half of the frames that nothing stays in, or the
+/// last blocks of them would push out the first; each an equal part, and what some leave goes to the others.
+fn feed(entries: &mut [VdiskEntry], lists: &[WarmList], settings: &Settings, frames: usize) {
+    let mut wanted: Vec<(usize, Vec<u32>)> = lists
+        .iter()
+        .enumerate()
+        .map(|(n, list)| {
+            let blocks = entries[n].size_bytes.div_ceil(settings.block_bytes as u64);
+            (n, list.blocks().filter(|&block| u64::from(block) < blocks).collect())
+        })
+        .filter(|(_, blocks): &(usize, Vec<u32>)| !blocks.is_empty())
+        .collect();
+    wanted.sort_by_key(|(_, blocks)| blocks.len());
+    let (mut room, mut left) = (frames / 2, wanted.len());
+    for (n, mut blocks) in wanted {
+        blocks.truncate(room / left);
+        room -= blocks.len();
+        left -= 1;
+        entries[n].feed = Feed::of(blocks.into());
+    }
 }
 
-fn blocks_of(size_bytes: u64, block_bytes: usize) -> u64 {
-    size_bytes.div_ceil(block_bytes as u64)
+fn blocks_of(vdisk: &Vdisk, settings: &Settings) -> u64 {
+    vdisk.size_bytes().div_ceil(settings.block_bytes as u64)
+}
+
+/// Two names of the same bytes are one thing to the cache. On two stores that ties their fates together, which nobody expects.
+fn warn_of_twins(settings: &Settings, vdisks: &[Option<Vdisk>]) {
+    let here = || {
+        let pairs = settings.vdisks.iter().zip(vdisks);
+        pairs.filter_map(|(config, vdisk)| Some((&config.name, vdisk.as_ref()?)))
+    };
+    for (n, (name, vdisk)) in here().enumerate() {
+        let store = vdisk.identity().dev;
+        let same = |other: &Vdisk| other.content_id() == vdisk.content_id();
+        let twin = here().take(n).find(|(_, other)| same(other) && other.identity().dev != store);
+        if let Some((twin, _)) = twin {
+            tracing::warn!(
+                "vDisks {twin} and {name} are the same bytes on two stores: each block is read once, from the store of whichever is asked \
+                 first, and while that store hangs, devices of the other wait for such blocks too. Let both vDisks name one file"
+            );
+        }
+    }
 }
 
 /// Each flight holds a frame, and each reply that is on its way pins one.
@@ -131,34 +195,55 @@ fn check_frames(frames: usize, settings: &Settings) -> anyhow::Result<()> {
             Bytes(settings.block_bytes as u64),
             settings.cores.len(),
             settings.limits.flights_max,
-            Bytes((least * settings.block_bytes) as u64)
+            Bytes((settings.cache_bytes + (least - frames) * settings.block_bytes) as u64)
         );
     }
     Ok(())
 }
 
-/// What stays for good leaves room for what comes and goes.
-fn check_kept(frames: usize, settings: &Settings, vdisks: &[Option<Vdisk>]) -> anyhow::Result<()> {
-    let kept = settings.vdisks.iter().zip(vdisks).filter(|(config, _)| config.kept);
-    let sizes = kept
-        .filter_map(|(config, vdisk)| Some((config.name.as_str(), vdisk.as_ref()?.size_bytes())));
-    let sizes: Vec<(&str, u64)> = sizes.collect();
-    let block = settings.block_bytes;
-    let blocks: u64 = sizes.iter().map(|&(_, size)| blocks_of(size, block)).sum();
-    let flights = u64::from(settings.limits.flights_max) * settings.cores.len() as u64;
-    if blocks == 0 || blocks + flights <= frames as u64 {
-        return Ok(());
+/// What is pinned in the cache. By content: another vDisk of the same bytes shares its blocks, and must not load them as ones that may go.
+struct Kept<'a> {
+    names: Vec<&'a str>,
+    contents: HashSet<ContentId>,
+    blocks: usize,
+}
+
+impl Kept<'_> {
+    fn of<'a>(settings: &'a Settings, vdisks: &[Option<Vdisk>]) -> Kept<'a> {
+        let mut kept = Kept { names: Vec::new(), contents: HashSet::new(), blocks: 0 };
+        let pairs = settings.vdisks.iter().zip(vdisks).filter(|(config, _)| config.kept);
+        for (config, vdisk) in pairs {
+            let Some(vdisk) = vdisk else { continue };
+            kept.names.push(&config.name);
+            if kept.contents.insert(ContentId(vdisk.content_id().0)) {
+                let blocks = blocks_of(vdisk, settings);
+                kept.blocks = usize::try_from(blocks)
+                    .map_or(usize::MAX, |blocks| kept.blocks.saturating_add(blocks));
+            }
+        }
+        kept
     }
-    let names: Vec<&str> = sizes.iter().map(|&(name, _)| name).collect();
-    bail!(
-        "{} is to stay in the cache: that takes {blocks} blocks, and {flights} more for blocks on their way to {} shards, but --cache {} \
-         holds {frames} of {}; give --cache at least {}, or keep less (--cache-pinned, cache_pinned)",
-        names.join(", "),
-        settings.cores.len(),
-        Bytes(settings.cache_bytes as u64),
-        Bytes(block as u64),
-        Bytes((blocks + flights) * block as u64)
-    )
+
+    /// What stays for good leaves room for what comes and goes.
+    fn check(&self, frames: usize, settings: &Settings) -> anyhow::Result<()> {
+        let flights = usize::from(settings.limits.flights_max) * settings.cores.len();
+        let blocks = self.blocks;
+        if blocks == 0 || blocks.saturating_add(flights) <= frames {
+            return Ok(());
+        }
+        // What the arena holds besides blocks stays as it is.
+        let other = settings.cache_bytes - frames * settings.block_bytes;
+        let bytes = |blocks: usize| Bytes(blocks.saturating_mul(settings.block_bytes) as u64);
+        bail!(
+            "{} is to be pinned in the cache: that takes {blocks} blocks, and {flights} more for blocks on their way to {} shards, but \
+             --cache {} holds {frames} of {}; give --cache at least {}, or pin less (--cache-pinned, cache_pinned)",
+            self.names.join(", "),
+            settings.cores.len(),
+            Bytes(settings.cache_bytes as u64),
+            bytes(1),
+            Bytes(bytes(blocks.saturating_add(flights)).0.saturating_add(other as u64))
+        )
+    }
 }
 
 /// The file systems that images lie on: what may hang as a whole.
@@ -177,36 +262,43 @@ impl Stores {
                 devices.len(),
                 STORES_MAX - 1
             );
-            devices.truncate(STORES_MAX);
         }
         Stores { devices }
     }
 
-    fn number(&self, device: u64) -> u16 {
-        let at = self.devices.iter().position(|&other| other == device);
-        let last = self.devices.len().saturating_sub(1);
-        u16::try_from(at.unwrap_or(last)).expect("STORES_MAX fits")
+    fn count(&self) -> u16 {
+        u16::try_from(self.devices.len().clamp(1, STORES_MAX)).expect("STORES_MAX fits")
     }
 
-    /// Reads that one shard asks one store at once: its part of what the deepest of them takes.
-    fn depth(&self, settings: &Settings, sysfs: &Sysfs) -> u16 {
-        let (depth, why) = match settings.store_depth {
-            StoreDepth::Is(depth) => (depth, "--store-depth"),
-            StoreDepth::Auto => {
-                let told =
-                    self.devices.iter().filter_map(|&device| sysfs.queue_depth(device)).max();
-                told.map_or((DEPTH_UNKNOWN, "no device says how many it takes"), |depth| {
-                    (depth, "what the device's queue holds")
-                })
-            }
-        };
-        let shards = settings.shards().max(1);
-        let each = depth.div_ceil(shards).clamp(1, settings.limits.flights_max);
-        tracing::info!(
-            "{} stores, each asked for up to {each} blocks at once by each shard ({why}: {depth})",
-            self.devices.len()
-        );
-        each
+    fn number(&self, device: u64) -> u16 {
+        let at = self.devices.iter().position(|&other| other == device);
+        let at = at.expect("every image's file system is listed");
+        u16::try_from(at).map_or(self.count() - 1, |at| at.min(self.count() - 1))
+    }
+
+    /// Reads that one shard asks each store at once: its part of what the store's device takes.
+    fn depths(&self, settings: &Settings, sysfs: &Sysfs) -> [u16; STORES_MAX] {
+        let mut depths = [settings.limits.flights_max; STORES_MAX];
+        for &device in &self.devices {
+            let told = sysfs.queue_depth(device);
+            let (depth, why) = match (settings.store_depth, told) {
+                (StoreDepth::Is(depth), _) => (depth, "--store-depth"),
+                (StoreDepth::Auto, Some(depth)) => (depth, "what its device's queue holds"),
+                (StoreDepth::Auto, None) => {
+                    (DEPTH_UNKNOWN, "it has no block device that says more")
+                }
+            };
+            let each = (depth / settings.shards().max(1)).clamp(1, settings.limits.flights_max);
+            // Stores that share a number are asked as the weakest of them can.
+            let of = &mut depths[usize::from(self.number(device))];
+            *of = each.min(*of);
+            tracing::info!(
+                "store {} (device {}): asked for up to {each} blocks at once by each shard ({why}: {depth})",
+                self.number(device),
+                Sysfs::name_of(device)
+            );
+        }
+        depths
     }
 }
 
@@ -228,7 +320,7 @@ mod tests {
     fn error(image: &std::path::Path, flags: &[&str]) -> String {
         let settings = settings(image, flags);
         let vdisk = Vdisk::open(image, &diskstream_vdisk::OpenOptions::default()).expect("opens");
-        match provide(&settings, &[Some(vdisk)]) {
+        match provide(&settings, &[Some(vdisk)], settings.cache_bytes / settings.block_bytes) {
             Ok(_) => String::new(),
             Err(error) => error.to_string(),
         }
@@ -259,9 +351,10 @@ mod tests {
         list.save(&image, vdisk().content_id(), 64 << 10).expect("written");
         let entry = |flags: &[&str]| {
             let settings = settings(&image, flags);
-            let (mut entries, limits) = provide(&settings, &[Some(vdisk())]).expect("fits");
-            assert!(limits.stores == 1 && limits.store_depth >= 1);
-            entries.pop().expect("one")
+            let provided = provide(&settings, &[Some(vdisk())], 1000).expect("fits");
+            let limits = provided.limits;
+            assert!(limits.stores == 1 && limits.store_depths.iter().all(|&depth| depth >= 1));
+            provided.entries.into_iter().next().expect("one")
         };
         let kept = entry(&["--cache-pinned"]);
         assert!(kept.kept && kept.feed.is_active() && kept.recorder.is_none());

@@ -19,6 +19,7 @@ use crate::event_loop::{Command, ShardThread};
 use crate::farm::Farm;
 use crate::metrics::RingStats;
 use crate::network::NetworkSource;
+use crate::provision::{KnownBoots, Provided};
 use crate::rebalance::{Share, split};
 use crate::settings::Settings;
 use crate::shard::{BootSlots, NodeShared, Outbox, Shard, VdiskEntry, WallClock};
@@ -80,6 +81,7 @@ impl Sockets {
 /// A node that serves.
 pub struct RunningNode {
     shared: Arc<NodeShared>,
+    known: KnownBoots,
     vdisks: Vec<Option<Vdisk>>,
     commands: Vec<Sender<Command>>,
     reports: Vec<Arc<RingStats>>,
@@ -126,9 +128,10 @@ impl RunningNode {
         on_end: OnEnd,
     ) -> anyhow::Result<RunningNode> {
         let (login, io) = (sockets.login_addr(), sockets.io_addrs());
-        let shared = Arc::new(share(settings, arena, &vdisks, login, &io)?);
+        let (shared, known) = share(settings, arena, &vdisks, login, &io)?;
         let mut node = RunningNode {
-            shared,
+            shared: Arc::new(shared),
+            known,
             vdisks,
             commands: Vec::new(),
             reports: Vec::new(),
@@ -152,8 +155,11 @@ impl RunningNode {
         arena: &Arc<Arena>,
     ) -> anyhow::Result<()> {
         let shards = usize::from(settings.shards());
-        // Every shard may answer each wait of another, and a stray bit of the cache's waiter mask may double it.
-        let room = 2 * usize::from(self.shared.limits.flights_max) * shards + CONTROL_COMMANDS;
+        // Every shard may answer each wait of another, and a stray bit of the cache's waiter mask may double it; and it is said once that
+        // the list of a vDisk is started.
+        let room = 2 * usize::from(self.shared.limits.flights_max) * shards
+            + self.vdisks.len()
+            + CONTROL_COMMANDS;
         let mut inboxes = Vec::new();
         for _ in 0..shards {
             let waker = Waker::new()
@@ -248,6 +254,11 @@ impl RunningNode {
     #[must_use]
     pub fn vdisks(&self) -> &[Option<Vdisk>] {
         &self.vdisks
+    }
+
+    /// What was known of the vDisks' boots at the start; once.
+    pub(crate) fn take_known_boots(&mut self) -> KnownBoots {
+        std::mem::take(&mut self.known)
     }
 
     /// What each shard counts.
@@ -496,7 +507,7 @@ fn share(
     vdisks: &[Option<Vdisk>],
     login: SocketAddr,
     io: &[SocketAddr],
-) -> anyhow::Result<NodeShared> {
+) -> anyhow::Result<(NodeShared, KnownBoots)> {
     let cache = Arc::new(
         Cache::new(Arc::clone(arena), settings.block_bytes).context("--cache and --block")?,
     );
@@ -504,7 +515,9 @@ fn share(
         diskstream_vdisk::BlockHashes::can_verify(settings.block_bytes as u64),
         "the flags allow only blocks that can be checked against the content id"
     );
-    let (entries, limits) = crate::provision::provide(settings, vdisks)?;
+    let block = settings.block_bytes;
+    let frames = (0..arena.len() / block).filter(|&n| !arena.is_reserved(n * block, block)).count();
+    let Provided { entries, limits, known } = crate::provision::provide(settings, vdisks, frames)?;
     let advertised = |addr: SocketAddr| -> SocketAddr {
         let ip: IpAddr = settings.advertise.unwrap_or(addr.ip());
         SocketAddr::new(ip, addr.port())
@@ -519,7 +532,7 @@ fn share(
     view.publish(FarmView::of_farm(&farm, own_node));
     let cell = OnceLock::new();
     assert!(cell.set(entries).is_ok(), "a new cell is empty");
-    Ok(NodeShared {
+    let shared = NodeShared {
         keys: Keys::derive(&settings.farm_key),
         farm: Arc::new(farm),
         own_node,
@@ -533,5 +546,6 @@ fn share(
         limits,
         view,
         own: OwnLoad::default(),
-    })
+    };
+    Ok((shared, known))
 }

@@ -86,12 +86,13 @@ pub use io::{
 };
 pub use limits::{BadLimits, Limits, SHARDS_MAX, STORES_MAX};
 pub use mutation::Mutation;
-pub use record::Recorder;
+pub use record::{Record, Recorder};
 pub use session::DeviceFigures;
 pub use sessions::session_cost_bytes;
 pub use shared::{NodeShared, VdiskEntry, WallClock, endpoint_for};
 
 use drain::Drain;
+use feed::Feeding;
 use flights::Flights;
 use foresight::Foresight;
 use jobs::Jobs;
@@ -144,8 +145,7 @@ pub struct Shard {
     expected_due: Nanos,
     /// When the next waiter or flight is due.
     flights_due: Nanos,
-    /// When to look at the lists of blocks to load.
-    feed_due: Nanos,
+    feeding: Feeding,
     /// When the next sweep begins.
     sweep_due: Nanos,
     /// Slots of sessions that the sweep under way has looked at.
@@ -235,7 +235,7 @@ impl Shard {
             distrusted_view: None,
             expected_due: Nanos::ZERO,
             flights_due: Nanos::NEVER,
-            feed_due: first_feed(&shared),
+            feeding: Feeding::begin(&shared),
             sweep_due: Nanos::NEVER,
             sweep_at: 0,
             unfinished: false,
@@ -320,7 +320,7 @@ impl Shard {
         let paced = !self.round.is_empty() && !self.pace.may_send();
         let round = if paced { self.pace.due() } else { Nanos::NEVER };
         self.flights_due
-            .earlier(self.feed_due)
+            .earlier(self.feeding.due())
             .earlier(self.notices.due)
             .earlier(self.sweep_due)
             .earlier(drain)
@@ -539,12 +539,6 @@ impl Shard {
             self.counters.events_dropped.inc();
         }
     }
-}
-
-/// When a new shard looks for blocks to load: at once, if any are to be.
-fn first_feed(shared: &NodeShared) -> Nanos {
-    let active = shared.vdisks().is_some_and(|vdisks| vdisks.iter().any(|v| v.feed.is_active()));
-    if active { Nanos::ZERO } else { Nanos::NEVER }
 }
 
 /// Which session a datagram names.

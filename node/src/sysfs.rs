@@ -57,6 +57,13 @@ impl Sysfs {
         self.0.join(format!("devices/system/node/node{node}/meminfo")).exists()
     }
 
+    /// A device number as `lsblk` and `/proc/self/mountinfo` show it.
+    #[must_use]
+    pub fn name_of(device: u64) -> String {
+        let (major, minor) = split(device);
+        format!("{major}:{minor}")
+    }
+
     fn block_device(&self, device: u64) -> Option<PathBuf> {
         let (major, minor) = split(device);
         fs::canonicalize(self.0.join(format!("dev/block/{major}:{minor}"))).ok()

@@ -7,7 +7,11 @@
 
 mod shard_support;
 
-use diskstream_node::shard::{Feed, Limits, Recorder, VdiskEntry};
+use std::sync::atomic::Ordering::Relaxed;
+
+use diskstream_node::cache::{BlockKey, Lookup, Purpose};
+use diskstream_node::shard::{Feed, Input, Limits, Recorder, STORES_MAX, VdiskEntry};
+use diskstream_node::view::DrainState;
 use diskstream_wire::{Message, Nanos, Read, ReadErrorCode};
 
 use shard_support::device::Device;
@@ -188,7 +192,7 @@ fn a_store_that_does_not_answer_is_not_asked_ahead() {
 
 #[test]
 fn misses_are_read_before_what_is_read_ahead() {
-    let mut world = world_of(Limits { store_depth: 1, ..limits() }, 1);
+    let mut world = world_of(Limits { store_depths: [1; STORES_MAX], ..limits() }, 1);
     let mut runner = Device::on_shard(&world, 0, 1).connect(&mut world);
     let mut other = Device::on_shard(&world, 0, runner.mac.0[5] + 1).connect(&mut world);
     (0..11).for_each(|n| drop(runner.read_right(&mut world, block(n), UNIT)));
@@ -236,8 +240,8 @@ fn what_earlier_boots_read_is_there_when_a_device_has_come() {
     assert_eq!(world.shared.cache.stats().ahead_used, 4);
     device.read_right(&mut world, block(20), UNIT);
     let recorder = world.shared.vdisk(0).recorder.as_ref().expect("set above");
-    let read = recorder.collect(world.now, true);
-    assert_eq!(read, Some(vec![7, 40, 63, 3, 20]), "hits and misses, in the order of first use");
+    let read = recorder.collect(world.now, true).expect("a boot reads");
+    assert_eq!(read.blocks, [7, 40, 63, 3, 20], "hits and misses, in the order of first use");
     world.assert_at_rest();
 }
 
@@ -249,7 +253,8 @@ fn only_the_first_minute_of_a_boot_is_recorded() {
     world.pass(Nanos::from_secs(61));
     device.read_right(&mut world, block(2), UNIT);
     let recorder = world.shared.vdisk(0).recorder.as_ref().expect("set above");
-    assert_eq!(recorder.collect(world.now, true), Some(vec![1]));
+    let record = recorder.collect(world.now, false).expect("the boot is over");
+    assert_eq!((record.blocks, record.whole), (vec![1], true));
 }
 
 #[test]
@@ -288,4 +293,113 @@ fn a_list_gives_way_to_misses_and_goes_on_when_they_are_done() {
     assert_eq!(world.counters(0).disk_reads.get(), BLOCKS as u64, "and each block read once");
     world.mail.clear();
     world.assert_at_rest();
+}
+
+#[test]
+fn all_shards_work_on_a_list() {
+    let list: Box<[u32]> = (0..BLOCKS as u32).collect();
+    let change = Box::new(move |entry: &mut VdiskEntry| entry.feed = Feed::of(list));
+    let mut world = World::new(Setup { change: Some(change), shards: 2, ..setup() });
+    world.disk_runs = false;
+    Device::on_shard(&world, 0, 1).connect(&mut world);
+    world.run();
+    let asked = |shard| world.disk.iter().filter(|(by, _)| *by == shard).count();
+    assert_eq!((asked(0), asked(1)), (16, 16));
+    world.disk_runs = true;
+    world.run();
+    let (a, b) = (world.counters(0).ahead_listed.get(), world.counters(1).ahead_listed.get());
+    assert!(a + b == BLOCKS as u64 && b >= 16, "{a} and {b}");
+    assert_eq!(world.shared.vdisk(0).feed.done(), BLOCKS as u32);
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_list_goes_on_after_maintenance_and_when_its_vdisk_takes_devices_again() {
+    let list: Box<[u32]> = (0..BLOCKS as u32).collect();
+    let mut world = fed(Feed::of(list), false, 2 * BLOCKS);
+    world.disk_runs = false;
+    Device::on_shard(&world, 0, 1).connect(&mut world);
+    world.drain(DrainState::Maintenance, 60);
+    world.disk_runs = true;
+    world.pass(Nanos::from_secs(5));
+    let entry = std::sync::Arc::clone(world.shared.vdisk(0));
+    assert_eq!(entry.feed.done(), 16, "what was on its way");
+    entry.eligible.store(false, Relaxed);
+    world.step(0, Input::Resume);
+    world.pass(Nanos::from_secs(5));
+    assert_eq!(entry.feed.done(), 16, "it takes no devices");
+    entry.eligible.store(true, Relaxed);
+    world.pass(Nanos::from_secs(1));
+    assert_eq!(entry.feed.done(), BLOCKS as u32);
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn what_could_not_be_loaded_is_not_called_done_and_is_tried_again() {
+    let mut world = fed(Feed::all(BLOCKS as u32), true, BLOCKS + 16);
+    world.disk_runs = false;
+    world.run();
+    world.fail_disk(5);
+    world.disk_runs = true;
+    world.run();
+    let entry = std::sync::Arc::clone(world.shared.vdisk(0));
+    assert_eq!(entry.feed.done() as usize, BLOCKS - 16);
+    assert_eq!(world.shared.cache.stats().frames_kept as usize, BLOCKS - 16);
+    // Once more in vain.
+    world.disk_runs = false;
+    world.pass(Nanos::from_secs(1));
+    assert_eq!(world.disk.len(), 16);
+    world.fail_disk(5);
+    world.run();
+    assert_eq!((world.disk.len(), entry.feed.missing()), (0, 16), "not in every turn");
+    world.disk_runs = true;
+    world.pass(Nanos::from_secs(2));
+    assert_eq!((entry.feed.done() as usize, entry.feed.missing()), (BLOCKS, 0));
+    assert_eq!(world.shared.cache.stats().frames_kept as usize, BLOCKS);
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_block_that_finds_no_frame_is_looked_for_again() {
+    let mut world = fed(Feed::of((0..BLOCKS as u32).collect()), false, 16);
+    // Somebody has every frame in use.
+    let other = world.shared.cache.for_shard(40);
+    let hold = |block| {
+        let Lookup::Load(ticket) = other.lookup(BlockKey { generation: 1, block }) else {
+            panic!("an empty cache")
+        };
+        other.publish(ticket, 0, Purpose::Demand).0
+    };
+    let pins: Vec<_> = (0..16).map(hold).collect();
+    Device::on_shard(&world, 0, 1).connect(&mut world);
+    world.run();
+    assert_eq!(world.counters(0).ahead_no_room.get(), 1, "not in every turn");
+    world.pass(Nanos::from_millis(100));
+    assert_eq!((world.counters(0).ahead_no_room.get(), world.shared.vdisk(0).feed.done()), (2, 0));
+    pins.into_iter().for_each(|pin| other.unpin(pin));
+    world.pass(Nanos::from_millis(100));
+    assert_eq!(world.shared.vdisk(0).feed.done() as usize, BLOCKS - 2);
+    world.pass(Nanos::from_secs(1));
+    assert_eq!(world.shared.vdisk(0).feed.done() as usize, BLOCKS, "also the two that found none");
+    world.assert_at_rest();
+}
+
+#[test]
+fn boots_that_overlap_leave_one_record_of_all_that_they_read() {
+    let mut world = fed(Feed::default(), false, 2 * BLOCKS);
+    let mut one = Device::on_shard(&world, 0, 1).connect(&mut world);
+    (0..20).for_each(|n| drop(one.read_right(&mut world, block(n), UNIT)));
+    world.pass(Nanos::from_secs(5));
+    let mut two = Device::on_shard(&world, 0, one.mac.0[5] + 1).connect(&mut world);
+    (0..20).for_each(|n| drop(two.read_right(&mut world, block(n), UNIT)));
+    world.pass(Nanos::from_secs(57));
+    let entry = std::sync::Arc::clone(world.shared.vdisk(0));
+    let recorder = entry.recorder.as_ref().expect("set above");
+    assert_eq!(recorder.collect(world.now, false), None, "the second one still starts");
+    two.read_right(&mut world, block(30), UNIT);
+    world.pass(Nanos::from_secs(3));
+    let record = recorder.collect(world.now, false).expect("both have started");
+    assert_eq!(record.blocks, (0..20).chain([30]).collect::<Vec<u32>>());
+    assert!(record.whole);
 }

@@ -7,7 +7,7 @@
 
 mod shard_support;
 
-use diskstream_node::shard::{Limits, ShardMessage};
+use diskstream_node::shard::{Limits, STORES_MAX, ShardMessage};
 use diskstream_wire::{Message, Nanos, ReadErrorCode};
 
 use shard_support::device::Device;
@@ -243,7 +243,7 @@ fn a_slow_store_leaves_room_for_the_devices_of_another() {
         ]
     "#;
     let limits =
-        Limits { flights_max: 8, sessions_max: 4, plans: 64, stores: 2, ..Limits::default() };
+        Limits { flights_max: 16, sessions_max: 4, plans: 64, stores: 2, ..Limits::default() };
     let setup = Setup { farm: Some(FARM), second_vdisk: true, limits, ..Setup::default() };
     let mut world = World::new(setup);
     let mut slow = Device::new(1).connect(&mut world);
@@ -256,7 +256,7 @@ fn a_slow_store_leaves_room_for_the_devices_of_another() {
     assert_eq!(
         (world.disk.len(), world.mail_for(slow.at).len()),
         (4, 4),
-        "its share, the rest busy"
+        "two thirds of its store's misses, the rest busy"
     );
     let stuck = std::mem::take(&mut world.disk);
     world.disk_runs = true;
@@ -272,7 +272,8 @@ fn a_slow_store_leaves_room_for_the_devices_of_another() {
 
 #[test]
 fn a_store_is_asked_for_no_more_than_it_takes_and_the_oldest_first() {
-    let limits = Limits { store_depth: 2, sessions_max: 4, plans: 64, ..Limits::default() };
+    let limits =
+        Limits { store_depths: [2; STORES_MAX], sessions_max: 4, plans: 64, ..Limits::default() };
     let mut world = World::new(Setup { limits, ..Setup::default() });
     let mut device = Device::new(1).connect(&mut world);
     world.disk_runs = false;
@@ -298,7 +299,8 @@ fn a_store_is_asked_for_no_more_than_it_takes_and_the_oldest_first() {
 
 #[test]
 fn a_read_that_never_ends_holds_its_turn_and_the_rest_time_out_and_recover() {
-    let limits = Limits { store_depth: 1, sessions_max: 4, plans: 64, ..Limits::default() };
+    let limits =
+        Limits { store_depths: [1; STORES_MAX], sessions_max: 4, plans: 64, ..Limits::default() };
     let deadline = limits.disk_deadline;
     let mut world = World::new(Setup { limits, ..Setup::default() });
     let mut device = Device::new(1).connect(&mut world);

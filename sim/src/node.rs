@@ -11,7 +11,7 @@ use diskstream_node::farm::Farm;
 use diskstream_node::rebalance::{Settings, begin, decide, split};
 use diskstream_node::shard::{
     BootSlots, DiskRead, Feed, FileRef, Input, Limits, Mutation, NodeShared, Outbox, Recorder,
-    Shard, ShardCounters, ShardMessage, SocketRole, VdiskEntry, WallClock,
+    STORES_MAX, Shard, ShardCounters, ShardMessage, SocketRole, VdiskEntry, WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_node::view::{DrainState, FarmView, OwnLoad, ViewCell};
@@ -477,7 +477,7 @@ fn shared(
         flights_max: 64,
         stores: u16::try_from(options.vdisks.max(1)).expect("few vDisks"),
         // Below what a shard may wait for, so that reads wait for their store's turn.
-        store_depth: 24,
+        store_depths: [24; STORES_MAX],
         ..Limits::default()
     };
     let view = ViewCell::default();

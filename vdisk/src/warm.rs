@@ -17,7 +17,7 @@
 //! ```
 use crate::content::ContentId;
 use crate::sidecar::{WriteStep, with_suffix, write_beside};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -76,10 +76,10 @@ impl WarmList {
         self.blocks.is_empty()
     }
 
-    /// Takes in what boots have read, in the order of first use: it comes first and gains weight; what they have not read loses some,
-    /// and is forgotten when none is left. Of too many blocks the lightest are forgotten. Pure.
+    /// Takes in what whole boots have read, in the order of first use: it comes first and gains weight; what they have not read loses
+    /// some, and is forgotten when none is left. Of too many blocks the lightest are forgotten. Pure.
     pub fn learn(&mut self, read: &[u32]) {
-        let old: std::collections::HashMap<u32, u32> = self.blocks.iter().copied().collect();
+        let old: HashMap<u32, u32> = self.blocks.iter().copied().collect();
         let mut known = HashSet::new();
         let mut blocks: Vec<(u32, u32)> = Vec::with_capacity(read.len() + self.blocks.len());
         for &block in read.iter().filter(|&&block| known.insert(block)) {
@@ -89,6 +89,26 @@ impl WarmList {
         let unread =
             self.blocks.iter().filter(|(block, weight)| !known.contains(block) && *weight > 1);
         blocks.extend(unread.map(|&(block, weight)| (block, weight - 1)));
+        self.take(blocks);
+    }
+
+    /// Takes in what parts of boots have read: it gains weight, and what is new comes last. That something was not read says nothing,
+    /// and the order in which parts were read neither. Pure.
+    pub fn learn_part(&mut self, read: &[u32]) {
+        let mut blocks = std::mem::take(&mut self.blocks);
+        let places: HashMap<u32, usize> = blocks.iter().map(|&(block, _)| block).zip(0..).collect();
+        let mut known = HashSet::new();
+        for &block in read.iter().filter(|&&block| known.insert(block)) {
+            match places.get(&block) {
+                Some(&place) => blocks[place].1 = (blocks[place].1 + 1).min(WEIGHT_MAX),
+                None => blocks.push((block, 1)),
+            }
+        }
+        self.take(blocks);
+    }
+
+    /// The list from here on; without the lightest, where they are too many.
+    fn take(&mut self, mut blocks: Vec<(u32, u32)>) {
         if blocks.len() > WARM_BLOCKS_MAX {
             let mut weights: Vec<u32> = blocks.iter().map(|&(_, weight)| weight).collect();
             weights.sort_unstable_by(|a, b| b.cmp(a));

@@ -100,6 +100,15 @@ pub enum Lookup {
     Full,
 }
 
+/// What is known of a block at some moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// It is in the cache.
+    Here,
+    /// Somebody is loading it.
+    OnItsWay,
+}
+
 /// Why there is no cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CacheError {
@@ -243,10 +252,15 @@ impl Cache {
 
     /// Whether a block is here or on its way, at this moment. A look that leaves no trace: for those who only consider loading it.
     #[must_use]
-    pub fn is_known(&self, key: BlockKey) -> bool {
-        self.index.candidates(key.hash()).any(|number| {
+    pub fn known(&self, key: BlockKey) -> Option<Known> {
+        self.index.candidates(key.hash()).find_map(|number| {
             let frame = &self.frames[number as usize];
-            frame.key() == key && matches!(frame.state().phase(), Phase::Ready | Phase::Loading)
+            match frame.state().phase() {
+                _ if frame.key() != key => None,
+                Phase::Ready => Some(Known::Here),
+                Phase::Loading => Some(Known::OnItsWay),
+                _ => None,
+            }
         })
     }
 

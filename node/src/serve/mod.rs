@@ -102,14 +102,15 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let ended = wish.clone();
     // The loop may be gone already: then nobody is left to care.
     let on_end = Arc::new(move || drop(ended.send(Wish::ShardEnded)));
-    let node = RunningNode::start(&settings, &arena, sockets, vdisks, on_end)?;
+    let mut node = RunningNode::start(&settings, &arena, sockets, vdisks, on_end)?;
     farm_watch::publish_static_peers(&settings, node.shared());
     let peers = farm_watch::start_peers(&settings, &node)?;
     let health = Arc::new(Health::default());
     let (scrubs, decisions) = (Scrubs::new(&node), Arc::new(Decisions::default()));
     let mut sources: Vec<Box<dyn Source>> =
         vec![Box::new(Arc::clone(&scrubs)), Box::new(Arc::clone(&decisions))];
-    let figures = WarmUp::figures(&node);
+    let known = node.take_known_boots();
+    let figures = WarmUp::figures(&node, known.ignored);
     sources.push(Box::new(Arc::clone(&figures)));
     if let Some(peers) = &peers {
         let (counters, status) = (peers.counters(), peers.status_source());
@@ -124,7 +125,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let http = http.map(|http| http.start(exporter, Arc::clone(&health))).transpose();
     let http = http.context("starting the thread for metrics")?;
     let scrubber = Scrubber::start(&settings, &node, &scrubs, wish.clone())?;
-    let warm_up = WarmUp::start(&settings, &node, &figures)?;
+    let warm_up = WarmUp::start(&settings, &node, known.lists, &figures)?;
     let control = start_control(control, wish)?;
     health.set(HealthState::Ready);
     let own = own_facts(&settings, &node, peers.as_ref());

@@ -121,6 +121,7 @@ impl Shard {
         };
         self.shared.own.drain.store(DrainState::Serving as u8, Relaxed);
         self.counters.draining.set(0);
+        self.feeding.look();
         for n in 0..self.sessions.len() {
             let index = self.sessions.nth(n).expect("none is closed meanwhile");
             let notice = self.sessions.cold(index).notice;

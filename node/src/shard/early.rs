@@ -1,23 +1,26 @@
 //! Blocks that are loaded before anybody asks for them. They take the way of a miss - one load of a block at a time, checked
-//! against its hash - but never its place: a quarter of the flights at most, none while misses have half of them, and none that
-//! the cache has no frame for.
+//! against its hash - but never its place: they have a quarter of their store's flights to themselves, none is begun while half of
+//! the store's flights are taken or one of them is overdue, and none that the cache has no frame for.
 
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{Flags, Read};
 
+use super::flights::Flight;
 use super::load::next_piece;
 use super::record::BOOT_FOR;
 use super::{Outbox, Shard};
-use crate::cache::{BlockKey, Lookup};
+use crate::cache::{BlockKey, Known, Lookup};
 
 /// What became of a wish to have a block early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Early {
     /// It is being loaded now.
     Begun,
-    /// It is here, or on its way, or nothing to load: all zeros, or past the end.
-    Needless,
-    /// Misses need the room; or the vDisk is out of service.
+    /// It is here, or nothing to load: all zeros, or past the end.
+    Here,
+    /// Somebody loads it already.
+    OnItsWay,
+    /// Misses need the room, or every frame is in use; or the vDisk is out of service.
     NoRoom,
 }
 
@@ -48,12 +51,16 @@ impl Shard {
 
     /// A device that starts: what it reads is what the next ones will.
     fn record_boot(&mut self, session: u32, first: u64, last: u64, now: Nanos) {
-        if now.since(self.sessions.cold(session).opened) >= BOOT_FOR {
+        let opened = self.sessions.cold(session).opened;
+        if now.since(opened) >= BOOT_FOR {
             return self.sessions.ahead_mut(session).has_booted();
         }
         let entry = self.shared.vdisk(self.sessions.get(session).vdisk);
         match &entry.recorder {
-            Some(recorder) => (first..=last).for_each(|block| recorder.note(block, now)),
+            Some(recorder) => {
+                recorder.boots(opened, now);
+                (first..=last).for_each(|block| recorder.note(block));
+            }
             None => self.sessions.ahead_mut(session).has_booted(),
         }
     }
@@ -66,9 +73,9 @@ impl Shard {
         };
         for n in 0..count {
             let block = u64::from(from) + u64::from(n);
-            match self.load_early(vdisk, BlockKey { generation, block }, now, out) {
+            match self.load_early(vdisk, BlockKey { generation, block }, None, now, out) {
                 Early::Begun => self.counters.ahead_sequential.inc(),
-                Early::Needless => {}
+                Early::Here | Early::OnItsWay => {}
                 Early::NoRoom => {
                     self.counters.ahead_no_room.inc();
                     return self.sessions.ahead_mut(session).take_back(count - n);
@@ -77,11 +84,12 @@ impl Shard {
         }
     }
 
-    /// Loads a block that nobody asked for, if nobody who asks for one suffers from it.
+    /// Loads a block that nobody asked for, if nobody who asks for one suffers from it; with its place, if it is one of a list.
     pub(super) fn load_early(
         &mut self,
         vdisk: u32,
         key: BlockKey,
+        listed: Option<u32>,
         now: Nanos,
         out: &mut Outbox,
     ) -> Early {
@@ -90,11 +98,18 @@ impl Shard {
         let block_bytes = cache.block_bytes() as u64;
         let start = key.block * block_bytes;
         let end = entry.size_bytes.min(start + block_bytes);
-        if start >= end || cache.is_known(key) || self.flights.find(key).is_some() {
-            return Early::Needless;
+        if start >= end {
+            return Early::Here;
+        }
+        match cache.known(key) {
+            Some(Known::Here) => return Early::Here,
+            Some(Known::OnItsWay) => return Early::OnItsWay,
+            // Another shard had it, and its message is still on its way.
+            None if self.flights.find(key).is_some() => return Early::OnItsWay,
+            None => {}
         }
         if next_piece(&*entry.map, start, end).is_none() {
-            return Early::Needless;
+            return Early::Here;
         }
         if !entry.is_eligible() || !self.room_for_early(vdisk) {
             return Early::NoRoom;
@@ -103,25 +118,26 @@ impl Shard {
             Lookup::Load(ticket) => ticket,
             Lookup::Hit(pin) => {
                 cache.unpin(pin);
-                return Early::Needless;
+                return Early::Here;
             }
-            Lookup::Wait => return Early::Needless,
+            Lookup::Wait => return Early::OnItsWay,
             Lookup::Full => return Early::NoRoom,
         };
-        let flight = self.add_flight(vdisk, key, now);
-        self.flights.begin_early(flight);
+        let new = Flight::new(key, vdisk, self.store_of(vdisk), now);
+        let flight = self.add_flight(new.listed_at(listed));
         let progress = self.begin(flight, ticket, now, out);
         self.go_on(flight, progress, now, out);
         Early::Begun
     }
 
-    /// Whether there are so few flights that one more that nobody waits for harms nobody; and the store of the vDisk answers.
+    /// Whether the vDisk's store answers, and has so few flights that one more that nobody waits for harms nobody.
     pub(super) fn room_for_early(&self, vdisk: u32) -> bool {
-        let all = usize::from(self.shared.limits.flights_max);
-        self.flights.early() < all.div_ceil(4)
-            && self.flights.len() < all.div_ceil(2)
+        let store = self.store_of(vdisk);
+        let of = self.flights.of(store);
+        usize::from(of.early) < self.stores.early_max()
+            && usize::from(of.all) < self.stores.half_share()
+            && of.overdue == 0
             && !self.flights.is_full()
-            && !self.stores.is_busy(self.store_of(vdisk))
-            && !self.flights.iter().any(|(_, flight)| flight.vdisk == vdisk && flight.overdue)
+            && !self.stores.is_busy(store)
     }
 }

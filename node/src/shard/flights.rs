@@ -4,7 +4,11 @@ use diskstream_wire::time::Nanos;
 
 use super::DiskRead;
 use super::jobs::List;
+use super::limits::STORES_MAX;
 use crate::cache::{BlockKey, LoadTicket};
+
+/// The owner of a flight that nobody has asked for.
+const NOBODY: u32 = u32::MAX;
 
 /// Who loads a block.
 #[derive(Debug)]
@@ -29,51 +33,100 @@ impl Loader {
 pub(super) struct Flight {
     pub(super) key: BlockKey,
     pub(super) vdisk: u32,
+    /// What the vDisk lies on.
+    pub(super) store: u16,
     pub(super) loader: Loader,
     pub(super) started: Nanos,
     /// Jobs that wait, the oldest first.
     pub(super) waiters: List,
-    /// The deadline has passed: whoever waited was told, whoever comes is told at once.
-    pub(super) overdue: bool,
     /// When the next of its waiters is due for `ReadPending`.
     pub(super) pending_due: Nanos,
     /// A disk read that waits for its store's turn.
     pub(super) queued: Option<DiskRead>,
-    /// Nobody has asked for it yet. Changed by [`Flights`] alone, which counts these.
-    early: bool,
+    /// Its place in a vDisk's [`super::Feed`], if that is why it is loaded.
+    pub(super) listed: Option<u32>,
+    /// The deadline has passed: whoever waited was told, whoever comes is told at once. Changed by [`Flights`] alone, which counts
+    /// these, as it does those of each owner.
+    overdue: bool,
+    /// The session that asked first, or [`NOBODY`].
+    owner: u32,
 }
 
 impl Flight {
-    /// A block that another shard loads, until we know better.
-    pub(super) fn new(key: BlockKey, vdisk: u32, now: Nanos) -> Flight {
+    /// A block that another shard loads, until we know better, and that nobody has asked for.
+    pub(super) fn new(key: BlockKey, vdisk: u32, store: u16, now: Nanos) -> Flight {
         Flight {
             key,
             vdisk,
+            store,
             loader: Loader::Other,
             started: now,
             waiters: List::EMPTY,
-            overdue: false,
             pending_due: Nanos::NEVER,
             queued: None,
-            early: false,
+            listed: None,
+            overdue: false,
+            owner: NOBODY,
         }
+    }
+
+    /// The same, for a session that asks.
+    pub(super) fn asked_by(self, session: u32) -> Flight {
+        Flight { owner: session, ..self }
+    }
+
+    /// The same, with its place in a list.
+    pub(super) fn listed_at(self, listed: Option<u32>) -> Flight {
+        Flight { listed, ..self }
     }
 
     /// Nobody has asked for it yet.
     pub(super) fn is_early(&self) -> bool {
-        self.early
+        self.owner == NOBODY
+    }
+
+    /// Its deadline has passed.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.overdue
     }
 }
 
+/// Flights of one store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct OfStore {
+    /// All of them.
+    pub(super) all: u16,
+    /// Those that nobody has asked for.
+    pub(super) early: u16,
+    /// Those whose deadline has passed.
+    pub(super) overdue: u16,
+}
+
+impl OfStore {
+    /// Those that somebody has asked for.
+    pub(super) fn asked(self) -> usize {
+        usize::from(self.all - self.early)
+    }
+}
+
+/// Flights that one session was the first to ask for. By store too: the slot of a session that ended may be another's by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Owner {
+    session: u32,
+    store: u16,
+    flights: u16,
+}
+
 /// The flights of a shard: a slab whose used slots are listed densely with their keys, so that finding a key is a walk
-/// over at most [`super::Limits::flights_max`] × 16 bytes. Only misses walk.
+/// over at most [`super::Limits::flights_max`] × 24 bytes. Only misses walk.
 #[derive(Debug)]
 pub(super) struct Flights {
     slots: Vec<Slot>,
     free: Vec<u16>,
     used: Vec<(BlockKey, u16)>,
-    /// Those that nobody has asked for.
-    early: usize,
+    of: [OfStore; STORES_MAX],
+    /// Sessions that own flights, each with at least one; in no order.
+    owners: Vec<Owner>,
 }
 
 #[derive(Debug)]
@@ -89,26 +142,51 @@ impl Flights {
             slots: (0..count).map(|_| Slot { serial: 0, flight: None }).collect(),
             free: (0..count).rev().collect(),
             used: Vec::with_capacity(usize::from(count)),
-            early: 0,
+            of: [OfStore::default(); STORES_MAX],
+            owners: Vec::with_capacity(usize::from(count)),
         }
     }
 
-    /// Flights that nobody has asked for.
-    pub(super) fn early(&self) -> usize {
-        self.early
+    /// Flights of a store.
+    pub(super) fn of(&self, store: u16) -> OfStore {
+        self.of[usize::from(store)]
     }
 
-    /// Nobody has asked for this one.
-    pub(super) fn begin_early(&mut self, index: u32) {
-        self.get_mut(index).early = true;
-        self.early += 1;
+    /// Flights of a store that a session was the first to ask for. A walk over the sessions that wait, 12 bytes each.
+    pub(super) fn owned(&self, session: u32, store: u16) -> usize {
+        self.owner(session, store).map_or(0, |at| usize::from(self.owners[at].flights))
     }
 
-    /// Somebody asks for it now; true when nobody had.
-    pub(super) fn want(&mut self, index: u32) -> bool {
-        let was_early = std::mem::replace(&mut self.get_mut(index).early, false);
-        self.early -= usize::from(was_early);
+    fn owner(&self, session: u32, store: u16) -> Option<usize> {
+        self.owners.iter().position(|owner| owner.session == session && owner.store == store)
+    }
+
+    /// A session asks for it; true when nobody had.
+    pub(super) fn want(&mut self, index: u32, session: u32) -> bool {
+        let flight = self.get_mut(index);
+        let was_early = flight.is_early();
+        if was_early {
+            flight.owner = session;
+            let store = flight.store;
+            self.of[usize::from(store)].early -= 1;
+            self.own(session, store);
+        }
         was_early
+    }
+
+    fn own(&mut self, session: u32, store: u16) {
+        match self.owner(session, store) {
+            Some(at) => self.owners[at].flights += 1,
+            None => self.owners.push(Owner { session, store, flights: 1 }),
+        }
+    }
+
+    /// The deadline has passed, or counts anew.
+    pub(super) fn set_overdue(&mut self, index: u32, overdue: bool) {
+        let flight = self.get_mut(index);
+        let (was, store) = (std::mem::replace(&mut flight.overdue, overdue), flight.store);
+        let count = &mut self.of[usize::from(store)].overdue;
+        *count = *count + u16::from(overdue) - u16::from(was);
     }
 
     pub(super) fn len(&self) -> usize {
@@ -124,6 +202,14 @@ impl Flights {
         debug_assert!(self.find(flight.key).is_none(), "one flight for each block");
         let slot = self.free.pop().expect("the caller asked is_full");
         self.used.push((flight.key, slot));
+        let of = &mut self.of[usize::from(flight.store)];
+        of.all += 1;
+        of.overdue += u16::from(flight.overdue);
+        if flight.is_early() {
+            of.early += 1;
+        } else {
+            self.own(flight.owner, flight.store);
+        }
         let entry = &mut self.slots[usize::from(slot)];
         entry.serial = entry.serial.wrapping_add(1);
         entry.flight = Some(flight);
@@ -137,7 +223,18 @@ impl Flights {
         self.free.push(slot);
         let flight = self.slots[usize::from(slot)].flight.take();
         let flight = flight.expect("a used slot has its flight");
-        self.early -= usize::from(flight.early);
+        let of = &mut self.of[usize::from(flight.store)];
+        of.all -= 1;
+        of.overdue -= u16::from(flight.overdue);
+        if flight.is_early() {
+            of.early -= 1;
+            return flight;
+        }
+        let at = self.owner(flight.owner, flight.store).expect("its owner is listed");
+        self.owners[at].flights -= 1;
+        if self.owners[at].flights == 0 {
+            self.owners.swap_remove(at);
+        }
         flight
     }
 
@@ -177,5 +274,54 @@ impl Flights {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Flight)> {
         self.used.iter().map(|&(_, slot)| (u32::from(slot), self.get(u32::from(slot))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Compares what is counted with what there is.
+    fn check(flights: &Flights) {
+        for store in 0..3 {
+            let of = || flights.iter().map(|(_, f)| f).filter(|f| f.store == store);
+            let counted = flights.of(store);
+            assert_eq!(usize::from(counted.all), of().count());
+            assert_eq!(usize::from(counted.early), of().filter(|f| f.is_early()).count());
+            assert_eq!(usize::from(counted.overdue), of().filter(|f| f.is_overdue()).count());
+            for session in 0..4 {
+                let owned = of().filter(|f| f.owner == session).count();
+                assert_eq!(flights.owned(session, store), owned);
+            }
+        }
+        assert!(
+            flights.owners.len() <= flights.len() && flights.owners.iter().all(|o| o.flights > 0)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn counts_follow_whatever_becomes_of_flights(
+            steps in proptest::collection::vec((0u8..4, 0usize..8, 0u32..4, 0u16..3), 0..200)
+        ) {
+            let mut flights = Flights::new(8);
+            for (number, (what, nth, session, store)) in (0..).zip(steps) {
+                let at = flights.nth(nth);
+                match (what, at) {
+                    (0, _) if !flights.is_full() => {
+                        let key = BlockKey { generation: 1, block: number };
+                        let new = Flight::new(key, 0, store, Nanos::ZERO);
+                        flights.add(if session == 3 { new } else { new.asked_by(session) });
+                    }
+                    (1, Some(at)) => drop(flights.remove(at)),
+                    (2, Some(at)) => drop(flights.want(at, session)),
+                    (3, Some(at)) => flights.set_overdue(at, session % 2 == 0),
+                    _ => {}
+                }
+                check(&flights);
+            }
+        }
     }
 }

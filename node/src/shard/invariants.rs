@@ -63,7 +63,10 @@ impl Shard {
         assert!(scheduled == self.round.len(), "the round holds the scheduled sessions");
         assert!(self.round.iter().all(|&index| self.sessions.get(index).scheduled));
         let waiters = self.flights.iter().map(|(index, flight)| {
-            assert!(!flight.overdue || flight.waiters.is_empty(), "nobody waits past the deadline");
+            assert!(
+                !flight.is_overdue() || flight.waiters.is_empty(),
+                "nobody waits past the deadline"
+            );
             assert!(
                 matches!(flight.loader, Loader::Us { .. })
                     || flight.waiters.is_empty()

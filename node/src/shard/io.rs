@@ -82,13 +82,15 @@ pub enum Input<'a> {
 }
 
 /// From one shard of a node to another. Bounded: a shard waits for at most [`super::Limits::flights_max`] blocks of
-/// others, and each wait is answered by one message.
+/// others, and each wait is answered by one message; and the list of a vDisk is started once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardMessage {
     /// A block that the receiver waits for is in the cache.
     Loaded(BlockKey),
     /// A block that the receiver waits for could not be loaded.
     LoadFailed(BlockKey),
+    /// A vDisk has a list of blocks to load from here on, which the shards share.
+    ListStarted,
 }
 
 /// Which file a disk read is from.

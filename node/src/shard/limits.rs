@@ -113,8 +113,8 @@ pub struct Limits {
     pub read_ahead: bool,
     /// Stores that the vDisks lie on: each gets its share of the flights.
     pub stores: u16,
-    /// Reads that one shard asks one store at once; further ones wait in the shard.
-    pub store_depth: u16,
+    /// Reads that one shard asks each store at once; further ones wait in the shard.
+    pub store_depths: [u16; STORES_MAX],
     /// Bytes that a shard sends in a second at most; none: as many as it can.
     pub pace_bytes_per_second: Option<u64>,
 }
@@ -135,7 +135,7 @@ impl Default for Limits {
             disk_deadline: Nanos::from_secs(10),
             read_ahead: true,
             stores: 1,
-            store_depth: 256,
+            store_depths: [256; STORES_MAX],
             pace_bytes_per_second: None,
         }
     }
@@ -189,7 +189,7 @@ impl Limits {
         {
             return Err(BadLimits::Stores(self.stores));
         }
-        if self.store_depth == 0 {
+        if self.store_depths.contains(&0) {
             return Err(BadLimits::StoreDepth);
         }
         if usize::from(self.plans) < PLANS_RESERVED * 2 {

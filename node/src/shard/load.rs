@@ -59,10 +59,10 @@ pub(super) enum Progress {
 }
 
 impl Shard {
-    /// Looks a block up, and starts to load it if it is nobody's yet.
+    /// Looks a block up for a session, and starts to load it if it is nobody's yet.
     pub(super) fn find_block(
         &mut self,
-        vdisk: u32,
+        session: u32,
         key: BlockKey,
         now: Nanos,
         out: &mut Outbox,
@@ -74,7 +74,7 @@ impl Shard {
             }
             Lookup::Wait => {
                 self.counters.cache_coalesced.inc();
-                return self.join_flight(vdisk, key, now);
+                return self.join_flight(session, key, now);
             }
             Lookup::Full => {
                 self.counters.cache_full.inc();
@@ -86,13 +86,15 @@ impl Shard {
         let flight = match self.flights.find(key) {
             // Another shard had it; its message is still on its way, and will find that we load it now.
             Some(flight) => flight,
-            None if self.flights_full(vdisk) => {
-                // Nothing failed: whoever waits may look again.
-                let waiting = self.cache.abandon(ticket);
-                self.wake_shards(waiting, ShardMessage::Loaded(key), out);
-                return Found::Busy(BusyCause::Flights);
-            }
-            None => self.add_flight(vdisk, key, now),
+            None => match self.refuses_miss(session) {
+                Some(refusal) => {
+                    // Nothing failed: whoever waits may look again.
+                    let waiting = self.cache.abandon(ticket);
+                    self.wake_shards(waiting, ShardMessage::Loaded(key), out);
+                    return refusal;
+                }
+                None => self.add_flight(self.new_flight(session, key, now)),
+            },
         };
         match self.begin(flight, ticket, now, out) {
             Progress::Reading(loader) => {
@@ -111,29 +113,29 @@ impl Shard {
         }
     }
 
-    /// Whether a vDisk may not wait for another block: its store has its share of the flights, so that vDisks of others find room.
-    fn flights_full(&self, vdisk: u32) -> bool {
-        let share = self.stores.share();
-        self.flights.is_full()
-            || (self.flights.len() >= share && self.flights_of(self.store_of(vdisk)) >= share)
-    }
-
-    fn join_flight(&mut self, vdisk: u32, key: BlockKey, now: Nanos) -> Found {
+    fn join_flight(&mut self, session: u32, key: BlockKey, now: Nanos) -> Found {
         match self.flights.find(key) {
-            Some(flight) if self.flights.get(flight).overdue => {
+            Some(flight) if self.flights.get(flight).is_overdue() => {
                 Found::Failed(ReadErrorCode::StoreTimeout)
             }
             Some(flight) => Found::Waits(flight),
-            None if self.flights_full(vdisk) => Found::Busy(BusyCause::Flights),
-            None => Found::Waits(self.add_flight(vdisk, key, now)),
+            None => match self.refuses_miss(session) {
+                Some(refusal) => refusal,
+                None => Found::Waits(self.add_flight(self.new_flight(session, key, now))),
+            },
         }
     }
 
-    /// A block that another shard loads, until we know better.
-    pub(super) fn add_flight(&mut self, vdisk: u32, key: BlockKey, now: Nanos) -> u32 {
-        let due = now + self.shared.limits.disk_deadline;
+    /// A block that a session asks for.
+    fn new_flight(&self, session: u32, key: BlockKey, now: Nanos) -> Flight {
+        let vdisk = self.sessions.get(session).vdisk;
+        Flight::new(key, vdisk, self.store_of(vdisk), now).asked_by(session)
+    }
+
+    pub(super) fn add_flight(&mut self, flight: Flight) -> u32 {
+        let due = flight.started + self.shared.limits.disk_deadline;
         self.flights_due = self.flights_due.earlier(due);
-        let flight = self.flights.add(Flight::new(key, vdisk, now));
+        let flight = self.flights.add(flight);
         self.counters.flights.set(self.flights.len() as u64);
         flight
     }
@@ -141,6 +143,7 @@ impl Shard {
     pub(super) fn remove_flight(&mut self, index: u32) -> Flight {
         let flight = self.flights.remove(index);
         self.counters.flights.set(self.flights.len() as u64);
+        self.feeding.has_room();
         flight
     }
 
@@ -152,7 +155,7 @@ impl Shard {
         let waiters = &mut self.flights.get_mut(flight).waiters;
         self.jobs.push::<FLIGHT>(waiters, index);
         self.jobs.push::<SESSION>(&mut self.sessions.get_mut(session).waiting, index);
-        if self.flights.want(flight) {
+        if self.flights.want(flight, session) {
             self.counters.ahead_late.inc();
         }
         let flight = self.flights.get_mut(flight);
@@ -168,9 +171,8 @@ impl Shard {
         now: Nanos,
         out: &mut Outbox,
     ) -> Progress {
-        let flight = self.flights.get_mut(index);
-        flight.started = now;
-        flight.overdue = false;
+        self.flights.get_mut(index).started = now;
+        self.flights.set_overdue(index, false);
         self.flights_due = self.flights_due.earlier(now + self.shared.limits.disk_deadline);
         self.load(index, ticket, 0, now, out)
     }
@@ -226,10 +228,7 @@ impl Shard {
         out: &mut Outbox,
     ) -> Progress {
         let flight = self.flights.get(flight);
-        let (vdisk, early) = (flight.vdisk, flight.is_early());
-        if early {
-            self.early_arrived();
-        }
+        let (vdisk, early, listed) = (flight.vdisk, flight.is_early(), flight.listed);
         let shared = &self.shared;
         let entry = shared.vdisk(vdisk);
         let key = ticket.key();
@@ -260,6 +259,11 @@ impl Shard {
             true => Purpose::Ahead,
             false => Purpose::Demand,
         };
+        // All blocks of what is kept are listed, in their order: also those that somebody has asked for.
+        let kept = || u32::try_from(key.block).ok().filter(|_| entry.kept);
+        if let Some(place) = listed.or_else(kept) {
+            entry.feed.settle(place);
+        }
         let (pin, waiting) = self.cache.publish(ticket, valid, purpose);
         self.wake_shards(waiting, ShardMessage::Loaded(key), out);
         Progress::Published(pin)
@@ -329,12 +333,16 @@ impl Shard {
     }
 
     pub(super) fn on_message(&mut self, message: ShardMessage, now: Nanos, out: &mut Outbox) {
-        let (ShardMessage::Loaded(key) | ShardMessage::LoadFailed(key)) = message;
+        let key = match message {
+            ShardMessage::Loaded(key) | ShardMessage::LoadFailed(key) => key,
+            ShardMessage::ListStarted => return self.feeding.look(),
+        };
         let flight = self.flights.find(key).filter(|&flight| {
             // What we load ourselves by now needs no word from others.
             matches!(self.flights.get(flight).loader, Loader::Other)
         });
         let Some(index) = flight else { return self.counters.stale_messages.inc() };
+        self.stores.set_answered(self.flights.get(index).store);
         if let ShardMessage::LoadFailed(_) = message {
             return self.failed(index);
         }

@@ -20,7 +20,6 @@ use crate::cache::{BlockKey, Pin};
 /// A valid read on its way to its answers.
 pub(super) struct Reading {
     pub(super) session: u32,
-    vdisk: u32,
     generation: u64,
     request_id: u64,
     arrived: Nanos,
@@ -102,7 +101,6 @@ impl Shard {
         let single = read.flags.has(Flags::SINGLE);
         let mut reading = Reading {
             session: index,
-            vdisk: session.vdisk,
             generation: read.generation,
             request_id: read.request_id,
             arrived: now,
@@ -274,7 +272,7 @@ impl Shard {
             return;
         }
         let key = BlockKey { generation: reading.generation, block };
-        match self.find_block(reading.vdisk, key, now, out) {
+        match self.find_block(reading.session, key, now, out) {
             Found::Here(pin) => {
                 if reading.marks {
                     let zero = self.zero_units(&pin, reading.offset, reading.length, block);
@@ -312,10 +310,10 @@ impl Shard {
             return;
         }
         let key = BlockKey { generation: reading.generation, block };
-        match self.find_block(reading.vdisk, key, now, out) {
+        match self.find_block(reading.session, key, now, out) {
             Found::Here(first) => {
                 let second = BlockKey { block: block + 1, ..key };
-                match self.find_block(reading.vdisk, second, now, out) {
+                match self.find_block(reading.session, second, now, out) {
                     Found::Here(second) => {
                         let job = self.add_job(reading, fragment, Some(first), true);
                         if let Work::Data(data) = &mut self.jobs.get_mut(job).work {

@@ -235,7 +235,7 @@ impl Shard {
         let cold = self.sessions.cold(index);
         let (kind, serving) = (cold.kind, cold.role == SessionRole::Serving);
         self.counters.sessions_started.inc();
-        self.begin_feed(vdisk);
+        self.begin_feed(vdisk, out);
         if serving {
             self.make_room(now, out);
         }

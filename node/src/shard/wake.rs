@@ -22,7 +22,7 @@ impl Shard {
                 break;
             }
             let pin = self.cache.pin_again(&pin);
-            self.supply(job, pin, flight.vdisk, flight.key, now, out);
+            self.supply(job, pin, flight.key, now, out);
         }
         self.cache.unpin(pin);
     }
@@ -33,15 +33,7 @@ impl Shard {
     }
 
     /// Gives a waiting job the block that it waited for.
-    fn supply(
-        &mut self,
-        index: u32,
-        pin: Pin,
-        vdisk: u32,
-        key: BlockKey,
-        now: Nanos,
-        out: &mut Outbox,
-    ) {
+    fn supply(&mut self, index: u32, pin: Pin, key: BlockKey, now: Nanos, out: &mut Outbox) {
         let job = self.jobs.get_mut(index);
         let session = job.session;
         self.jobs.unlink::<SESSION>(&mut self.sessions.get_mut(session).waiting, index);
@@ -58,7 +50,7 @@ impl Shard {
         }
         data.pin = Some(pin);
         let next = BlockKey { block: key.block + 1, ..key };
-        match self.find_block(vdisk, next, now, out) {
+        match self.find_block(session, next, now, out) {
             Found::Here(second) => {
                 if let Work::Data(data) = &mut self.jobs.get_mut(index).work {
                     data.second = Some(second);
@@ -170,7 +162,7 @@ impl Shard {
         while let Some(index) = self.flights.nth(n) {
             n += 1;
             let deadline = self.flights.get(index).started + self.shared.limits.disk_deadline;
-            if now >= deadline && !self.flights.get(index).overdue {
+            if now >= deadline && !self.flights.get(index).is_overdue() {
                 self.overdue(index, now, out);
             }
             if self.flights.get(index).pending_due <= now {
@@ -178,7 +170,7 @@ impl Shard {
             }
             let flight = self.flights.get(index);
             due = due.earlier(flight.pending_due);
-            if !flight.overdue {
+            if !flight.is_overdue() {
                 due = due.earlier(deadline);
             }
         }
@@ -213,8 +205,9 @@ impl Shard {
 
     /// The disk had its time. The frame stays the disk's until the read completes; the devices need not wait for that.
     fn overdue(&mut self, index: u32, now: Nanos, out: &mut Outbox) {
+        self.flights.set_overdue(index, true);
         let flight = self.flights.get_mut(index);
-        flight.overdue = true;
+        self.stores.set_silent(flight.store);
         flight.pending_due = Nanos::NEVER;
         let mut waiters = std::mem::replace(&mut flight.waiters, List::EMPTY);
         if let Loader::Us { .. } = flight.loader {

@@ -67,6 +67,8 @@ pub struct Setup {
     pub second_vdisk: bool,
     /// What is different about the first vDisk.
     pub change: Option<Change>,
+    /// What is different about the second vDisk.
+    pub change_second: Option<Change>,
 }
 
 impl Default for Setup {
@@ -85,6 +87,7 @@ impl Default for Setup {
             ready: true,
             second_vdisk: false,
             change: None,
+            change_second: None,
         }
     }
 }
@@ -174,7 +177,11 @@ impl World {
             let name = &shared.farm.vdisks[1].name;
             let second = VdiskEntry::new(name, ContentId([1; 32]), map, None);
             let store = shared.limits.stores - 1;
-            entries.push(Arc::new(VdiskEntry { store, ..second }));
+            let mut second = VdiskEntry { store, ..second };
+            if let Some(change) = setup.change_second.take() {
+                change(&mut second);
+            }
+            entries.push(Arc::new(second));
         }
         if setup.ready {
             assert!(shared.vdisks.set(entries).is_ok());
@@ -333,6 +340,18 @@ impl World {
         sys::write_arena(&self.arena, read.arena_offset, &self.image[start..end]);
         let result = Ok((end - start) as u32);
         self.step(shard, Input::DiskDone { token: read.token, result });
+    }
+
+    /// Answers the disk reads of one vDisk, and what follows from them, until there are none left.
+    pub fn answer_vdisk(&mut self, vdisk: u32) {
+        loop {
+            self.run();
+            let Some(at) = self.disk.iter().position(|(_, read)| read.file.vdisk == vdisk) else {
+                return;
+            };
+            let (shard, read) = self.disk.remove(at).expect("it was just found");
+            self.answer(shard, &read);
+        }
     }
 
     pub fn fail_disk(&mut self, errno: i32) {

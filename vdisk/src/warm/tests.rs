@@ -82,6 +82,23 @@ fn what_boots_use_stays_and_what_they_stop_to_use_goes() {
 }
 
 #[test]
+fn a_part_of_a_boot_adds_and_lets_nothing_go() {
+    let mut list = list(&[1, 2, 3]);
+    (0..20).for_each(|_| list.learn_part(&[3, 9, 3]));
+    assert_eq!(
+        list.blocks().collect::<Vec<_>>(),
+        [1, 2, 3, 9],
+        "in the order that whole boots had"
+    );
+    list.learn(&[1, 2]);
+    assert_eq!(list.blocks().collect::<Vec<_>>(), [1, 2, 3, 9], "what parts read has weight");
+    let many: Vec<u32> = (1_000..1_000 + u32::try_from(WARM_BLOCKS_MAX).expect("fits")).collect();
+    list.learn_part(&many);
+    assert_eq!(list.blocks().len(), WARM_BLOCKS_MAX);
+    assert_eq!(list.blocks().take(4).collect::<Vec<_>>(), [1, 2, 3, 9], "the lightest go");
+}
+
+#[test]
 fn of_too_many_the_lightest_are_forgotten() {
     let most = u32::try_from(WARM_BLOCKS_MAX).expect("fits");
     let mut list = list(&(0..100).collect::<Vec<_>>());
@@ -102,8 +119,8 @@ proptest! {
     #[test]
     fn learning_keeps_each_block_once(reads in proptest::collection::vec(proptest::collection::vec(0u32..50, 0..60), 1..6)) {
         let mut list = WarmList::default();
-        for read in &reads {
-            list.learn(read);
+        for (n, read) in reads.iter().enumerate() {
+            if n % 2 == 0 { list.learn(read) } else { list.learn_part(read) }
             let blocks: Vec<u32> = list.blocks().collect();
             let once: HashSet<u32> = blocks.iter().copied().collect();
             prop_assert_eq!(once.len(), blocks.len());

@@ -82,11 +82,11 @@ fn load_as(cache: &ShardCache, block: u64, purpose: Purpose) {
 #[test]
 fn what_was_read_ahead_is_used_once_and_otherwise_wasted() {
     let cache = cache_of(100, UNIT_BYTES);
-    assert!(!cache.is_known(key(0)));
+    assert_eq!(cache.known(key(0)), None);
     for block in 0..100 {
         load_as(&cache, block, Purpose::Ahead);
     }
-    assert!(cache.is_known(key(99)) && !cache.is_known(key(100)));
+    assert_eq!((cache.known(key(99)), cache.known(key(100))), (Some(Known::Here), None));
     for _ in 0..3 {
         for block in 0..10 {
             assert!(read(&cache, block));

@@ -1,0 +1,223 @@
+//! What stores, and sessions that wait for them, owe each other: room for misses, and none for those who ask for too much.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::unwrap_used,
+    reason = "test values are small, and a failed unwrap fails the test"
+)]
+
+mod shard_support;
+
+use diskstream_node::shard::{Feed, Limits, VdiskEntry};
+use diskstream_wire::{Message, Nanos, Read, ReadErrorCode};
+
+use shard_support::device::Device;
+use shard_support::{BLOCK, Mail, Setup, UNIT, World, image};
+
+const BLOCKS: usize = 256;
+
+/// Two vDisks of the same size on two stores, and a device of each.
+const FARM: &str = r#"
+    farm = { name = "two", key_file = "k", accept_mac_alone = true }
+    node = [{ name = "a", address = "10.0.0.1" }]
+    store = [{ name = "first", path = "/first" }, { name = "last", path = "/last" }]
+    vdisk = [
+        { name = "one", store = "first", file = "one.img" },
+        { name = "two", store = "last", file = "two.img" },
+    ]
+    device = [
+        { mac = "02:00:00:00:00:01", name = "one", vdisk = "one" },
+        { mac = "02:00:00:00:00:02", name = "two", vdisk = "two" },
+    ]
+"#;
+
+fn setup(stores: u16) -> Setup {
+    let limits = Limits { sessions_max: 16, plans: 64, stores, ..Limits::default() };
+    Setup { limits, frames: 2 * BLOCKS, image: image(BLOCKS * BLOCK), ..Setup::default() }
+}
+
+fn listed(blocks: std::ops::Range<usize>) -> impl FnOnce(&mut VdiskEntry) {
+    let blocks: Box<[u32]> = blocks.map(|n| n as u32).collect();
+    move |entry| entry.feed = Feed::of(blocks)
+}
+
+fn block(n: usize) -> u64 {
+    (n * BLOCK) as u64
+}
+
+/// Asks for these blocks at once.
+fn ask(world: &mut World, device: &mut Device, blocks: std::ops::Range<usize>) -> Vec<Read> {
+    let reads: Vec<Read> = blocks.map(|n| device.read_message(block(n), UNIT)).collect();
+    reads.iter().for_each(|read| device.send_read(world, read));
+    world.run();
+    reads
+}
+
+fn busy(mail: &[Mail]) -> usize {
+    mail.iter().filter(|mail| matches!(mail.message(), Message::ReadBusy(_))).count()
+}
+
+fn errors(mail: &[Mail]) -> Vec<ReadErrorCode> {
+    let of = |mail: &Mail| match mail.message() {
+        Message::ReadError(error) => Some(error.code),
+        _ => None,
+    };
+    mail.iter().filter_map(of).collect()
+}
+
+#[test]
+fn a_pinned_vdisk_that_is_loaded_takes_no_room_from_misses() {
+    let change = |entry: &mut VdiskEntry| {
+        entry.kept = true;
+        entry.feed = Feed::all(BLOCKS as u32);
+    };
+    let mut world = World::new(Setup { change: Some(Box::new(change)), ..setup(16) });
+    world.disk_runs = false;
+    world.run();
+    assert_eq!(world.disk.len(), 4, "a quarter of the store's 16 flights");
+    let mut one = Device::new(1).connect(&mut world);
+    let mut two = Device::new(2).connect(&mut world);
+    let mut three = Device::new(3).connect(&mut world);
+    // All that the store has for misses: 12. None alone may have so many.
+    ask(&mut world, &mut one, 100..107);
+    ask(&mut world, &mut two, 200..204);
+    ask(&mut world, &mut three, 220..221);
+    assert_eq!((world.disk.len(), world.mail.len()), (16, 0), "nobody is told to come back");
+    ask(&mut world, &mut two, 205..206);
+    assert_eq!(busy(&world.mail_for(two.at)), 1, "what is full is full");
+    world.disk_runs = true;
+    world.run();
+    assert_eq!(world.shared.vdisk(0).feed.done(), BLOCKS as u32);
+    assert_eq!(world.counters(0).disk_reads.get(), BLOCKS as u64, "and each block is read once");
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+/// Devices of both vDisks, the lists of which are started; nothing is read from any disk yet.
+fn two_lists() -> (World, Device, Device) {
+    let second = Box::new(listed(0..200));
+    let mut world = World::new(Setup {
+        farm: Some(FARM),
+        second_vdisk: true,
+        change: Some(Box::new(listed(0..200))),
+        change_second: Some(second),
+        ..setup(2)
+    });
+    world.disk_runs = false;
+    let one = Device::new(1).connect(&mut world);
+    let two = Device::new(2).connect(&mut world);
+    world.run();
+    (world, one, two)
+}
+
+#[test]
+fn a_store_that_hangs_stops_no_list_of_another() {
+    let (mut world, _, two) = two_lists();
+    let hung = |world: &World| world.disk.iter().filter(|(_, r)| r.file.vdisk == 0).count();
+    assert_eq!((hung(&world), world.disk.len()), (16, 32), "both are asked for their part");
+    world.pass(Nanos::from_secs(11));
+    assert_eq!(world.event("disk_overdue"), 32);
+    world.answer_vdisk(1);
+    assert_eq!(world.shared.vdisk(1).feed.done(), 200);
+    assert_eq!((hung(&world), world.shared.vdisk(0).feed.done()), (16, 0), "and no more than that");
+    // A list that waits for a store costs no turns.
+    let idle = world.shards[0].next_deadline().since(world.now);
+    assert!(idle >= Nanos::from_millis(500), "the next turn is due in {idle:?}");
+    let mut two = two;
+    world.disk_runs = false;
+    let read = two.read_message(block(199), UNIT);
+    two.send_read(&mut world, &read);
+    world.run();
+    let mail = world.mail_for(two.at);
+    assert!(two.assemble(&read, &mail).complete, "it is in the cache");
+    world.disk_runs = true;
+    world.run();
+    assert_eq!(world.shared.vdisk(0).feed.done(), 200, "a store that comes back is read on");
+    world.assert_at_rest();
+}
+
+#[test]
+fn nothing_is_read_ahead_of_a_store_with_a_read_that_does_not_come_back() {
+    // Both vDisks on one store.
+    let mut world = World::new(Setup { farm: Some(FARM), second_vdisk: true, ..setup(1) });
+    let mut one = Device::new(1).connect(&mut world);
+    let mut two = Device::new(2).connect(&mut world);
+    (0..8).for_each(|n| drop(two.read_right(&mut world, block(n), UNIT)));
+    world.disk_runs = false;
+    ask(&mut world, &mut one, 50..51);
+    world.pass(Nanos::from_secs(11));
+    let before = world.counters(0).ahead_sequential.get();
+    ask(&mut world, &mut two, 8..13);
+    assert_eq!(world.counters(0).ahead_sequential.get(), before);
+    world.disk_runs = true;
+    world.run();
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_store_that_gives_nothing_any_more_is_not_called_busy() {
+    let mut world = World::new(setup(16));
+    let mut device = Device::new(1).connect(&mut world);
+    world.disk_runs = false;
+    ask(&mut world, &mut device, 0..12);
+    assert_eq!((world.disk.len(), busy(&world.mail_for(device.at))), (8, 4), "its part of 12");
+    world.pass(Nanos::from_secs(9));
+    world.mail.clear();
+    ask(&mut world, &mut device, 20..21);
+    assert_eq!(busy(&world.mail_for(device.at)), 1, "it may still answer");
+    world.pass(Nanos::from_secs(2));
+    assert_eq!(errors(&world.mail_for(device.at)).len(), 8, "those that waited");
+    ask(&mut world, &mut device, 20..24);
+    let mail = world.mail_for(device.at);
+    assert_eq!(errors(&mail), [ReadErrorCode::StoreTimeout; 4], "and who comes now");
+    assert_eq!((busy(&mail), world.disk.len()), (0, 8));
+    // One answer, and it is only slow.
+    let (shard, read) = world.disk.pop_front().unwrap();
+    world.answer(shard, &read);
+    ask(&mut world, &mut device, 30..32);
+    let mail = world.mail_for(device.at);
+    assert_eq!((errors(&mail).len(), busy(&mail)), (0, 1), "one more has room, the other has not");
+    world.disk_runs = true;
+    world.run();
+    world.mail.clear();
+    device.read_right(&mut world, block(20), UNIT);
+    world.assert_at_rest();
+}
+
+/// Two devices that read across the image with all that they may have outstanding, and one that starts.
+#[test]
+fn a_device_that_starts_finds_room_beside_two_that_read_all_over() {
+    let mut world = World::new(Setup { frames: 400, ..setup(1) });
+    let mut scanners = [1, 2].map(|n| Device::new(n).connect(&mut world));
+    let mut boots = Device::new(3).connect(&mut world);
+    world.disk_runs = false;
+    // Reads of 64 KiB across the border of two blocks: each waits for two.
+    for number in 0..60 {
+        for (n, scanner) in (0..).zip(&mut scanners) {
+            let offset = block(n * 125 + number * 2) + (BLOCK / 2) as u64;
+            let read = scanner.read_message(offset, BLOCK);
+            scanner.send_read(&mut world, &read);
+        }
+    }
+    world.run();
+    let told = scanners.each_ref().map(|scanner| busy(&world.mail_for(scanner.at)));
+    assert!(told.iter().all(|&busy| busy > 0), "they want more than there is: {told:?}");
+    ask(&mut world, &mut boots, 250..256);
+    assert_eq!(world.mail_for(boots.at).len(), 0, "whoever asks for little waits for the disk");
+    // Of what comes free each gets its part, whoever asks more often.
+    for _ in 0..4 {
+        let done: Vec<_> = world.disk.drain(..world.disk.len() / 2).collect();
+        done.iter().for_each(|(shard, read)| world.answer(*shard, read));
+        world.run();
+        for (n, scanner) in (0..).zip(&mut scanners) {
+            ask(&mut world, scanner, n * 125 + 1..n * 125 + 60);
+        }
+        world.mail.clear();
+        ask(&mut world, &mut boots, 250..256);
+        assert_eq!(busy(&world.mail_for(boots.at)), 0);
+    }
+    world.disk_runs = true;
+    world.run();
+    world.mail.clear();
+    world.assert_at_rest();
+}
