@@ -515,9 +515,8 @@ fn share(
         diskstream_vdisk::BlockHashes::can_verify(settings.block_bytes as u64),
         "the flags allow only blocks that can be checked against the content id"
     );
-    let block = settings.block_bytes;
-    let frames = (0..arena.len() / block).filter(|&n| !arena.is_reserved(n * block, block)).count();
-    let Provided { entries, limits, known } = crate::provision::provide(settings, vdisks, frames)?;
+    let Provided { entries, limits, known } =
+        crate::provision::provide(settings, vdisks, cache.usable_frames())?;
     let advertised = |addr: SocketAddr| -> SocketAddr {
         let ip: IpAddr = settings.advertise.unwrap_or(addr.ip());
         SocketAddr::new(ip, addr.port())
