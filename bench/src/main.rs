@@ -47,7 +47,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Devices read a vDisk as fast as it comes; rates, latencies and the node's processor time.
-    Read(read::ReadArgs),
+    Read(read::ReadCommand),
     /// A fleet boots at once: what the disk reads for it, and how long it takes.
     Storm(storm::StormArgs),
     /// Sessions that do nothing but live: what they cost their node.

@@ -1,8 +1,10 @@
 //! `read`: devices read a vDisk as fast as it comes.
 
+mod plots;
+
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
@@ -15,7 +17,7 @@ use crate::fleet::{Check, Counts, Devices, DevicesConfig, Job, Offsets, Tally};
 use crate::image;
 use crate::node_process::{CpuTime, NodeProcess};
 use crate::random::Random;
-use crate::report::{Provenance, Report, round};
+use crate::report::{Provenance, Report, Reports, round};
 
 /// Core of the node, core of the fleet.
 pub const CORES: (usize, usize) = (0, 1);
@@ -32,6 +34,11 @@ const RATE_MAX: u32 = 10_000_000;
 /// Devices at most: a socket each, in one ring.
 const DEVICES_MAX: u32 = 16_384;
 
+/// Numbers of devices that one run measures at most. Guessed.
+const COUNTS_MAX: usize = 32;
+/// Devices where nothing is said.
+const DEVICES: u32 = 64;
+
 /// Where reads go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -44,9 +51,22 @@ pub enum Pattern {
 
 /// Flags of `read`.
 #[derive(Debug, clap::Args)]
+pub struct ReadCommand {
+    /// Devices, each with its own session and socket; of several numbers, by comma, each is measured, one after the other.
+    #[arg(long, value_delimiter = ',', default_values_t = [DEVICES])]
+    devices: Vec<u32>,
+    /// Folder for pictures: latencies, and with several numbers of devices the throughput over them.
+    #[arg(long, value_name = "FOLDER")]
+    plots: Option<PathBuf>,
+    #[command(flatten)]
+    read: ReadArgs,
+}
+
+/// What one measurement is made of.
+#[derive(Clone, Debug, clap::Args)]
 pub struct ReadArgs {
-    /// Devices, each with its own session and socket.
-    #[arg(long, default_value_t = 64)]
+    /// Devices.
+    #[arg(skip = DEVICES)]
     pub devices: u32,
     /// Reads that each device keeps outstanding.
     #[arg(long, default_value_t = 4)]
@@ -116,6 +136,20 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| bad())?;
     number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+impl ReadCommand {
+    /// One for each number of devices, all checked.
+    fn runs(&self) -> anyhow::Result<Vec<ReadArgs>> {
+        ensure!(
+            (1..=COUNTS_MAX).contains(&self.devices.len()),
+            "--devices: at most {COUNTS_MAX} numbers"
+        );
+        let of = |&devices| ReadArgs { devices, ..self.read.clone() };
+        let runs: Vec<ReadArgs> = self.devices.iter().map(of).collect();
+        runs.iter().try_for_each(ReadArgs::check)?;
+        Ok(runs)
+    }
 }
 
 impl ReadArgs {
@@ -251,16 +285,34 @@ impl Measured {
 ///
 /// # Errors
 /// Flags that cannot work, a node that cannot be started or reached; reads that failed, bytes that are wrong.
-pub fn run(args: &ReadArgs) -> anyhow::Result<()> {
-    args.check()?;
+pub fn run(command: &ReadCommand) -> anyhow::Result<()> {
+    let all = command.runs()?;
+    let most = all.iter().max_by_key(|args| args.devices).expect("at least one");
     let provenance = Provenance::of_this_machine();
     // The node is started before this thread is pinned: it would inherit the core.
-    let node = if args.servers.is_empty() { Some(start_node(args)?) } else { None };
-    let pinned = !args.no_pin && pin(CORES.1);
-    let measured = measure(args, node.as_ref(), node.is_some())?;
+    let node = if most.servers.is_empty() { Some(start_node(most)?) } else { None };
+    let pinned = !most.no_pin && pin(CORES.1);
+    let (mut reports, mut fault) = (Vec::new(), None);
+    for args in &all {
+        if all.len() > 1 {
+            let _ = writeln!(std::io::stderr(), "{} devices", args.devices);
+        }
+        let measured = measure(args, node.as_ref(), node.is_some() && reports.is_empty())?;
+        fault = measured.judge().err();
+        reports.push(make_report(args, measured, pinned, provenance.clone()));
+        if fault.is_some() {
+            break;
+        }
+    }
     drop(node);
-    make_report(args, &measured, pinned, provenance).print(args.json)?;
-    measured.judge()
+    if let Some(folder) = &command.plots {
+        plots::draw(folder, &reports)?;
+    }
+    match <[Report; 1]>::try_from(reports) {
+        Ok([report]) => report.print(most.json)?,
+        Err(runs) => Reports { runs }.print(most.json)?,
+    }
+    fault.map_or(Ok(()), Err)
 }
 
 /// One measurement: logs the devices in, at `node` or at the servers of `args`, reads for the ramp and the window, and takes
@@ -448,16 +500,16 @@ fn ratio(part: u64, whole: u64) -> f64 {
 #[expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^53")]
 fn make_report(
     args: &ReadArgs,
-    measured: &Measured,
+    measured: Measured,
     pinned: bool,
     provenance: Provenance,
 ) -> Report {
-    let Measured { tally, samples: [begin, end], .. } = measured;
     let seconds = measured.seconds();
-    let bytes = tally.reads * args.size;
+    let bytes = measured.tally.reads * args.size;
     let node = measured.node_cpu();
     let node_cpu_ns = node.map(|node| node.used_ns);
     let fleet = measured.fleet_cpu();
+    let Measured { tally, samples: [begin, end], .. } = measured;
     let to_seconds = |ns: u64| round(ns as f64 / 1e9, 3);
     let percentile = |q: f64| round(tally.latency.value_at_quantile(q) as f64 / 1e3, 1);
     let per_read = |of: fn(&Counts) -> u64| ratio(of(&end.counts) - of(&begin.counts), tally.reads);
@@ -501,6 +553,7 @@ fn make_report(
         fragment_bytes: measured.fragment_bytes,
         seconds: round(seconds, 3),
         pinned,
+        latency: tally.latency,
         provenance,
     }
 }
@@ -514,13 +567,25 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        read: ReadArgs,
+        command: ReadCommand,
+    }
+
+    fn runs(flags: &[&str]) -> Result<Vec<ReadArgs>, String> {
+        let line = Line::try_parse_from(std::iter::once(&"read").chain(flags));
+        line.map_err(|e| e.to_string())?.command.runs().map_err(|e| e.to_string())
     }
 
     fn check(flags: &[&str]) -> Result<ReadArgs, String> {
-        let line = Line::try_parse_from(std::iter::once(&"read").chain(flags));
-        let args = line.map_err(|e| e.to_string())?.read;
-        args.check().map(|()| args).map_err(|e| e.to_string())
+        Ok(runs(flags)?.remove(0))
+    }
+
+    #[test]
+    fn each_number_of_devices_is_a_run() {
+        let of = |flags| runs(flags).unwrap().iter().map(|run| run.devices).collect::<Vec<_>>();
+        assert_eq!(of(&[]), [64]);
+        assert_eq!(of(&["--devices", "500,1,8"]), [500, 1, 8]);
+        assert!(runs(&["--devices", "8,0"]).unwrap_err().contains("--devices 0"));
+        assert_eq!(ReadArgs::default().devices, 64);
     }
 
     #[test]

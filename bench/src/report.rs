@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::process::Command;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::fleet::Check;
@@ -86,8 +87,28 @@ pub struct Report {
     pub seconds: f64,
     /// Whether the fleet's thread had a core of its own.
     pub pinned: bool,
+    /// All latencies in nanoseconds, for pictures.
+    #[serde(skip)]
+    pub latency: Histogram<u64>,
     /// Where the figures come from.
     pub provenance: Provenance,
+}
+
+/// Of several runs of `read`, which differ by their devices.
+#[derive(Debug, Serialize)]
+pub struct Reports {
+    /// Each, in the order in which they were measured.
+    pub runs: Vec<Report>,
+}
+
+impl Reports {
+    /// Prints the tables, or one JSON object.
+    ///
+    /// # Errors
+    /// When standard output is gone.
+    pub fn print(&self, json: bool) -> anyhow::Result<()> {
+        print(self, json, |out| self.runs.iter().try_for_each(|run| run.table(out)))
+    }
 }
 
 impl Report {
@@ -176,7 +197,7 @@ pub fn round(figure: f64, decimals: i32) -> f64 {
 }
 
 /// Facts without which a figure says nothing.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Provenance {
     /// Commit of the source tree that the program runs in, with `-dirty` when it was changed; "unknown" elsewhere.
     pub commit: String,

@@ -56,11 +56,11 @@ fn assert_measured(report: &Value, list: &str, server: &str, cells: usize) {
 #[test]
 fn nbdkit_and_our_node_are_compared() {
     let folder = tempfile::tempdir().unwrap();
-    let (full, plot) = (folder.path().join("r.json"), folder.path().join("r.svg"));
+    let (full, plots) = (folder.path().join("r.json"), folder.path().join("plots"));
     let flags = format!(
-        "--rounds 1 --peers nbdkit --loads 4k_64,half_load,1m --rate 3000 --report {} --plot {}",
+        "--rounds 1 --peers nbdkit --loads 4k_64,half_load,1m --rate 3000 --report {} --plots {}",
         full.display(),
-        plot.display()
+        plots.display()
     );
     let Some(output) = peers(&[("nbdkit", "nbdkit")], &flags) else { return };
     let report = json(&output);
@@ -85,7 +85,11 @@ fn nbdkit_and_our_node_are_compared() {
     assert_eq!(report["open_rate"], 3000, "{report}");
     let written: Value = serde_json::from_str(&std::fs::read_to_string(full).unwrap()).unwrap();
     assert_eq!(written["ratios"], report["ratios"]);
-    assert!(std::fs::read_to_string(plot).unwrap().starts_with("<svg"));
+    for name in ["table", "latency-4k_64", "latency-half_load", "latency-1m"] {
+        let svg = std::fs::read_to_string(plots.join(format!("{name}.svg"))).unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains(">nbdkit<"), "{name}: {svg}");
+    }
+    assert!(!plots.join("throughput-over-devices.svg").exists(), "one number of connections");
 }
 
 #[test]

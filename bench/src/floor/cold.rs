@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail, ensure};
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::args::FloorArgs;
@@ -50,6 +51,9 @@ pub struct ColdRound {
     pub fio_mib_per_s: f64,
     /// Of its reads.
     pub fio_p99_us: f64,
+    /// Latencies of the node's reads in nanoseconds, for pictures.
+    #[serde(skip)]
+    pub latency: Histogram<u64>,
 }
 
 /// How fast `fio` is at a depth.
@@ -176,6 +180,7 @@ fn one_round(
         node_cpu_s_per_gib: round(served.cpu_s_per_gib, 4),
         fio_mib_per_s: round(fio.mib_per_s, 1),
         fio_p99_us: round(fio.p99_us, 1),
+        latency: served.latency,
     })
 }
 
@@ -185,6 +190,7 @@ struct Served {
     cached_share: Option<f64>,
     p99_us: f64,
     cpu_s_per_gib: f64,
+    latency: Histogram<u64>,
 }
 
 impl Served {
@@ -202,6 +208,7 @@ impl Served {
             cached_share: read.map(|read| 1.0 - read / measured.tally.reads_all.max(1) as f64),
             p99_us: measured.tally.latency.value_at_quantile(0.99) as f64 / 1e3,
             cpu_s_per_gib: cpu.used_ns as f64 / 1e9 / (bytes / f64::from(1 << 30)),
+            latency: measured.tally.latency,
         })
     }
 }

@@ -131,6 +131,9 @@ pub struct Disk {
     pub p99_us: Spread,
     /// False where the file system refused `O_DIRECT`: then the page cache was measured.
     pub direct: bool,
+    /// Latencies of all rounds in nanoseconds, for pictures.
+    #[serde(skip)]
+    pub latency: Vec<Histogram<u64>>,
 }
 
 /// Measures the disk under each load.
@@ -157,6 +160,7 @@ pub fn disk(args: &FloorArgs) -> anyhow::Result<Vec<Disk>> {
                 p50_us: spread(|run| run.p50_us, 1),
                 p99_us: spread(|run| run.p99_us, 1),
                 direct: rounds.iter().all(|round| round[index].direct),
+                latency: rounds.iter().map(|round| round[index].latency.clone()).collect(),
             }
         };
         Ok(DISK_LOADS.iter().enumerate().map(of).collect())
@@ -170,6 +174,7 @@ struct DiskRun {
     p50_us: f64,
     p99_us: f64,
     direct: bool,
+    latency: Histogram<u64>,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people, far below 2^53")]
@@ -232,6 +237,7 @@ fn disk_run(args: &FloorArgs, path: &Path, (len, depth): (u32, u16)) -> anyhow::
         p50_us: at(0.5),
         p99_us: at(0.99),
         direct,
+        latency,
     })
 }
 

@@ -55,8 +55,8 @@ pub fn run(args: &FloorArgs) -> anyhow::Result<()> {
         settings: Settings::of(args),
         provenance,
     };
-    if let (Some(folder), Some(all)) = (&args.plots, &report.responder) {
-        plots::draw(folder, all)?;
+    if let Some(folder) = &args.plots {
+        plots::draw(folder, &report)?;
     }
     report.sum_up();
     report.print(args.json)

@@ -1,72 +1,78 @@
-//! What the comparison looks like.
+//! What the comparisons look like.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::Context;
-use hdrhistogram::Histogram;
-
 use super::compare::{Comparison, Comparisons};
+use super::report::FloorReport;
 use super::side::Side;
-use crate::plot::{Chart, Curve};
+use super::single::Single;
+use crate::plot::{self, Chart, Curve, Scale, cumulated, latencies};
+use crate::spread::Spread;
 
-/// Points of a curve of latencies, in 1,000; the last is 99.9 %.
-const STEPS: u32 = 1000;
-
-/// Draws into this folder, which is made.
+/// Draws what was measured into this folder, which is made.
 ///
 /// # Errors
 /// When a file cannot be written.
-pub fn draw(folder: &Path, all: &Comparisons) -> anyhow::Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-    for comparison in &all.loads {
-        let name = format!("latency-{}.svg", comparison.load.name);
-        write(&folder.join(name), &latencies(comparison))?;
+pub fn draw(folder: &Path, report: &FloorReport) -> anyhow::Result<()> {
+    plot::make_folder(folder)?;
+    if let Some(all) = &report.responder {
+        for comparison in &all.loads {
+            let name = format!("latency-{}.svg", comparison.load.name);
+            plot::write(folder, &name, &of_load(comparison).svg())?;
+        }
+        plot::write(folder, "throughput-over-devices.svg", &throughput(all).svg())?;
     }
-    write(&folder.join("throughput-over-devices.svg"), &throughput(all))
+    if let Some(single) = &report.single {
+        plot::write(folder, "latency-veth.svg", &of_single(single).svg())?;
+    }
+    if let Some(cold) = &report.cold {
+        let node = cumulated("node", cold.rounds.iter().map(|round| &round.latency));
+        let title =
+            format!("Cold reads of {} KiB, {} outstanding", cold.read_bytes >> 10, cold.depth);
+        plot::write(folder, "latency-cold.svg", &latencies(title, vec![node]).svg())?;
+    }
+    if let Some(disk) = &report.disk {
+        let curve = |row: &super::machine::Disk| {
+            cumulated(
+                format!("{} KiB, {} outstanding", row.read_bytes >> 10, row.depth),
+                &row.latency,
+            )
+        };
+        let title = "Random reads of the disk through the node's ring";
+        plot::write(
+            folder,
+            "latency-disk.svg",
+            &latencies(title, disk.iter().map(curve).collect()).svg(),
+        )?;
+    }
+    Ok(())
 }
 
-/// Writes a chart.
-///
-/// # Errors
-/// When the file cannot be written.
-pub fn write(path: &Path, chart: &Chart) -> anyhow::Result<()> {
-    fs::write(path, chart.svg()).with_context(|| format!("writing {}", path.display()))
-}
-
-/// Share of the reads that took at most so long.
-fn latencies(comparison: &Comparison) -> Chart {
+fn of_load(comparison: &Comparison) -> Chart {
     let load = &comparison.load;
     let side = |name: &str, of: fn(&super::compare::Round) -> &Side| {
-        let mut all = Histogram::<u64>::new(3).expect("three digits are allowed");
-        for round in &comparison.rounds {
-            all.add(&of(round).latency).expect("a histogram that grows takes all values");
-        }
-        Curve { name: name.to_owned(), points: cumulated(&all) }
+        cumulated(name, comparison.rounds.iter().map(|round| &of(round).latency))
     };
-    Chart {
-        title: format!(
-            "Latency: {} devices, {} reads of {} bytes outstanding each",
-            load.devices, load.depth, load.size
-        ),
-        across: "microseconds".to_owned(),
-        up: "share of reads".to_owned(),
-        marks: false,
-        curves: vec![side("node", |r| &r.node), side("bare responder", |r| &r.responder)],
-    }
+    let title = format!(
+        "Devices: {}, reads of {} KiB outstanding on each: {}",
+        load.devices,
+        load.size >> 10,
+        load.depth
+    );
+    latencies(title, vec![side("node", |r| &r.node), side("bare responder", |r| &r.responder)])
 }
 
-/// Latency in microseconds, and the share of reads that it took at most, up to 99.9 %.
-#[expect(clippy::cast_precision_loss, reason = "nanoseconds of a run, far below 2^53")]
-pub fn cumulated(latency: &Histogram<u64>) -> Vec<(f64, f64)> {
-    if latency.is_empty() {
-        return Vec::new();
-    }
-    let point = |step| {
-        let share = f64::from(step) / f64::from(STEPS);
-        (latency.value_at_quantile(share) as f64 / 1e3, share)
+fn of_single(single: &Single) -> Chart {
+    let title = format!(
+        "One device over a veth pair, MTU {}, {} reads of {} KiB outstanding",
+        single.mtu,
+        single.depth,
+        single.read_bytes >> 10
+    );
+    let curve = |row: &super::single::SingleRow| {
+        cumulated(row.server.as_str(), row.rounds.iter().map(|side| &side.latency))
     };
-    (1..STEPS).map(point).collect()
+    latencies(title, single.rows.iter().map(curve).collect())
 }
 
 /// Reads per second under the loads of 4 KiB, which differ by their devices.
@@ -77,7 +83,7 @@ fn throughput(all: &Comparisons) -> Chart {
             .iter()
             .filter(|comparison| comparison.load.size == 4096)
             .filter_map(|comparison| {
-                let rates = crate::spread::Spread::of(comparison.rounds.iter().map(of), 1)?;
+                let rates = Spread::of(comparison.rounds.iter().map(of), 1)?;
                 Some((f64::from(comparison.load.devices), rates.median))
             })
             .collect();
@@ -87,7 +93,8 @@ fn throughput(all: &Comparisons) -> Chart {
     Chart {
         title: "Random reads of 4 KiB, server on one core".to_owned(),
         across: "devices (one: 32 reads outstanding; else one each)".to_owned(),
-        up: "reads/s".to_owned(),
+        scale: Scale::Powers,
+        up: "reads per second".to_owned(),
         marks: true,
         curves: vec![
             curve("node", |round| round.node.reads_per_s),

@@ -44,9 +44,9 @@ pub struct PeersArgs {
     /// Also write the JSON object to this file.
     #[arg(long)]
     pub report: Option<std::path::PathBuf>,
-    /// Also draw the table to this file (SVG).
-    #[arg(long)]
-    pub plot: Option<std::path::PathBuf>,
+    /// Folder for pictures (SVG): the table as bars, latencies under each load, throughput over connections.
+    #[arg(long, value_name = "FOLDER")]
+    pub plots: Option<std::path::PathBuf>,
     /// Do not pin servers and load to cores.
     #[arg(long)]
     pub no_pin: bool,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::loads::{Load, Measure};
@@ -40,6 +41,9 @@ pub struct Figures {
     pub unfinished: u64,
     /// Requests of AoE that were lost and asked again.
     pub asked_again: u64,
+    /// All latencies in nanoseconds, for pictures.
+    #[serde(skip)]
+    pub latency: Option<Histogram<u64>>,
 }
 
 /// Figures of a tally. `cpu` is the server's and the client's processor time in nanoseconds.
@@ -63,6 +67,7 @@ pub fn figures(tally: &Tally, seconds: f64, size: u64, cpu: (u64, u64)) -> Figur
         skipped: tally.skipped,
         unfinished: tally.unfinished,
         asked_again: 0,
+        latency: Some(tally.latency.clone()),
     }
 }
 

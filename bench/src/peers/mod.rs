@@ -55,9 +55,8 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
         std::fs::write(path, text)
             .with_context(|| format!("writing --report {}", path.display()))?;
     }
-    if let Some(path) = &args.plot {
-        let svg = plot::svg(&report);
-        std::fs::write(path, svg).with_context(|| format!("writing --plot {}", path.display()))?;
+    if let Some(folder) = &args.plots {
+        plot::draw(folder, &report)?;
     }
     print(&report, args.json, |out| report.table(out)).context("writing the report")
 }

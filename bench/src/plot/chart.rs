@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use super::{Axis, COLOURS, GRID, INK, begin, line, number, polyline, text};
 
 /// Size of the picture, and of the margins: left, right (names stand there), top, bottom.
-const SIZE: (f64, f64) = (900.0, 420.0);
-const MARGINS: (f64, f64, f64, f64) = (76.0, 190.0, 46.0, 52.0);
+const SIZE: (f64, f64) = (940.0, 440.0);
+const MARGINS: (f64, f64, f64, f64) = (76.0, 220.0, 62.0, 52.0);
 
 /// Points that belong together.
 #[derive(Clone, Debug)]
@@ -17,18 +17,29 @@ pub struct Curve {
     pub points: Vec<(f64, f64)>,
 }
 
+/// How the lower axis is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scale {
+    /// In equal steps from zero.
+    Linear,
+    /// By powers of ten: values are positive.
+    Powers,
+}
+
 /// A picture of several curves.
 #[derive(Clone, Debug)]
 pub struct Chart {
     /// Above it.
     pub title: String,
-    /// What the lower axis shows, and its unit; it is divided by powers of ten, so values are positive.
+    /// What the lower axis shows, and its unit.
     pub across: String,
+    /// How it is divided.
+    pub scale: Scale,
     /// What the left axis shows, and its unit.
     pub up: String,
     /// Mark each point: there are few, and each was measured.
     pub marks: bool,
-    /// Curves; beyond as many as there are colours they share them.
+    /// Curves. Those with the same name have the same colour; beyond as many names as there are colours they share them.
     pub curves: Vec<Curve>,
 }
 
@@ -67,7 +78,7 @@ impl Chart {
     #[must_use]
     pub fn svg(&self) -> String {
         let ((width, height), (left, right, top, bottom)) = (SIZE, MARGINS);
-        let across = Powers::new(self.points().map(|(x, _)| x), left, width - right);
+        let across = Across::new(self.scale, self.points().map(|(x, _)| x), left, width - right);
         let most = self.points().map(|(_, y)| y).fold(0.0, f64::max);
         let up = Axis::new(most, height - bottom, top);
         let mut out = begin(width, height);
@@ -84,8 +95,11 @@ impl Chart {
             line(&mut out, (left, y), (width - right, y), GRID);
             text(&mut out, left - 8.0, y + 4.0, "end", INK, &number(tick));
         }
-        text(&mut out, left, top - 8.0, "middle", INK, &self.up);
-        for (index, curve) in self.curves.iter().enumerate() {
+        text(&mut out, 10.0, top - 14.0, "start", INK, &self.up);
+        let mut names: Vec<&str> = Vec::new();
+        for curve in &self.curves {
+            let known = names.iter().position(|name| *name == curve.name);
+            let index = known.unwrap_or(names.len());
             let colour = COLOURS[index % COLOURS.len()];
             let places = curve.points.iter().map(|&(x, y)| (across.at(x), up.at(y)));
             polyline(&mut out, places.clone(), colour);
@@ -97,6 +111,10 @@ impl Chart {
                     );
                 }
             }
+            if known.is_some() {
+                continue;
+            }
+            names.push(&curve.name);
             let place = 16.0 * f64::from(u32::try_from(index).unwrap_or(u32::MAX));
             text(&mut out, width - right + 12.0, top + 12.0 + place, "start", colour, &curve.name);
         }
@@ -106,6 +124,35 @@ impl Chart {
 
     fn points(&self) -> impl Iterator<Item = (f64, f64)> {
         self.curves.iter().flat_map(|curve| curve.points.iter().copied())
+    }
+}
+
+/// The lower axis.
+enum Across {
+    Linear(Axis),
+    Powers(Powers),
+}
+
+impl Across {
+    fn new(scale: Scale, values: impl Iterator<Item = f64>, from: f64, to: f64) -> Across {
+        match scale {
+            Scale::Linear => Across::Linear(Axis::new(values.fold(0.0, f64::max), from, to)),
+            Scale::Powers => Across::Powers(Powers::new(values, from, to)),
+        }
+    }
+
+    fn at(&self, value: f64) -> f64 {
+        match self {
+            Across::Linear(axis) => axis.at(value),
+            Across::Powers(powers) => powers.at(value),
+        }
+    }
+
+    fn ticks(&self) -> Vec<f64> {
+        match self {
+            Across::Linear(axis) => axis.ticks().collect(),
+            Across::Powers(powers) => powers.ticks().collect(),
+        }
     }
 }
 
@@ -122,6 +169,7 @@ mod tests {
         Chart {
             title: "a < b".to_owned(),
             across: "µs".to_owned(),
+            scale: Scale::Powers,
             up: "share".to_owned(),
             marks: true,
             curves: vec![
@@ -147,9 +195,22 @@ mod tests {
             .collect();
         assert_eq!(places.len(), 3);
         for (x, y) in &places {
-            assert!((75.9..=710.1).contains(x) && (45.9..=368.1).contains(y), "{places:?}");
+            assert!((75.9..=720.1).contains(x) && (61.9..=388.1).contains(y), "{places:?}");
         }
         assert!(places.windows(2).all(|pair| pair[0].0 < pair[1].0), "{places:?}");
+    }
+
+    #[test]
+    fn curves_of_one_name_share_colour_and_label() {
+        let mut chart = chart(&[(1.0, 1.0)]);
+        chart.scale = Scale::Linear;
+        chart.curves.push(Curve { name: "node".to_owned(), points: vec![(0.0, 2.0)] });
+        let svg = chart.svg();
+        assert_eq!(svg.matches(">node<").count(), 1, "{svg}");
+        let marks: Vec<_> = svg.lines().filter(|line| line.starts_with("<circle")).collect();
+        assert_eq!(marks.len(), 2);
+        assert!(marks.iter().all(|mark| mark.contains(COLOURS[0])), "{marks:?}");
+        assert!(marks[1].contains("cx=\"76.0\""), "zero is at the left end: {marks:?}");
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Pictures of what was measured, as SVG: what all plots share.
 
 mod chart;
+mod latency;
 
 use std::fmt::Write as _;
 
-pub use chart::{Chart, Curve};
+pub use chart::{Chart, Curve, Scale};
+pub use latency::{cumulated, latencies, make_folder, write};
 
 /// Grid lines of each axis, about.
 const TICKS: f64 = 6.0;
@@ -13,7 +15,8 @@ pub const INK: &str = "#444444";
 /// Colour of grid lines.
 pub const GRID: &str = "#dddddd";
 /// Colours of curves: told apart by those who see red and green alike (Okabe and Ito's, darkened).
-pub const COLOURS: [&str; 6] = ["#0b5fa5", "#d98200", "#00795a", "#b4487f", "#5b3f9e", "#7a6a00"];
+pub const COLOURS: [&str; 8] =
+    ["#0b5fa5", "#d98200", "#00795a", "#b4487f", "#5b3f9e", "#7a6a00", "#2fa3d6", "#222222"];
 
 /// An axis: from zero to the upper end, which lies at `to`.
 pub struct Axis {
