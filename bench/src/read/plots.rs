@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::Pattern;
 use crate::plot::{self, Chart, Curve, Scale, cumulated, latencies};
 use crate::report::Report;
 
@@ -12,9 +13,12 @@ use crate::report::Report;
 pub fn draw(folder: &Path, reports: &[Report]) -> anyhow::Result<()> {
     plot::make_folder(folder)?;
     let Some(first) = reports.first() else { return Ok(()) };
+    let where_to = match first.pattern {
+        Pattern::Rand => "Random reads",
+        Pattern::Seq => "Reads in order",
+    };
     let what = format!(
-        "{:?} reads of {} KiB, {} outstanding each, MTU {}",
-        first.pattern,
+        "{where_to} of {} KiB, {} outstanding each, MTU {}",
         first.size >> 10,
         first.depth,
         first.mtu
