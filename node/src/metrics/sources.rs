@@ -84,14 +84,14 @@ impl Source for CacheSource {
         gauge("cache_bytes", help, Vec::new(), bytes);
         gauge("cache_block_bytes", "Bytes of a cache block.", Vec::new(), stats.block_bytes);
         let help = "Frames of the cache by what they hold: nothing (free), newcomers (small), blocks that proved useful (main), blocks that \
-                    are kept for good (kept), or headers of sends without a copy (headers). A frame in none of them is being loaded, or \
+                    are pinned for good (pinned), or headers of sends without a copy (headers). A frame in none of them is being loaded, or \
                     about to take another block.";
         let kept = usize::try_from(stats.frames_kept).unwrap_or(stats.frames);
         for (queue, frames) in [
             ("free", stats.frames_free),
             ("small", stats.frames_small),
             ("main", stats.frames_main),
-            ("kept", kept),
+            ("pinned", kept),
             ("headers", stats.frames_reserved),
         ] {
             gauge("cache_frames", help, vec![("queue", queue.into())], frames);

@@ -48,6 +48,12 @@ pub(crate) fn load_warm_list(
 pub(super) struct WarmFigures {
     shared: Arc<NodeShared>,
     ignored: u64,
+    saves: Arc<Saves>,
+}
+
+/// What became of lists that were to be written.
+#[derive(Debug, Default)]
+struct Saves {
     written: AtomicU64,
     failed: AtomicU64,
 }
@@ -68,9 +74,9 @@ impl Source for WarmFigures {
         let help = "Lists of what boots read that were damaged or of another content when the node started.";
         counter("warm_lists_ignored_total", help, self.ignored);
         let help = "Lists of what boots read that were written.";
-        counter("warm_lists_written_total", help, self.written.load(Relaxed));
+        counter("warm_lists_written_total", help, self.saves.written.load(Relaxed));
         let help = "Lists of what boots read that could not be written.";
-        counter("warm_lists_failed_total", help, self.failed.load(Relaxed));
+        counter("warm_lists_failed_total", help, self.saves.failed.load(Relaxed));
     }
 }
 
@@ -87,8 +93,7 @@ impl WarmUp {
     /// What the metrics show; `ignored` lists were of no use at the start.
     pub(super) fn figures(node: &RunningNode, ignored: u64) -> Arc<WarmFigures> {
         let shared = Arc::clone(node.shared());
-        let (written, failed) = (AtomicU64::new(0), AtomicU64::new(0));
-        Arc::new(WarmFigures { shared, ignored, written, failed })
+        Arc::new(WarmFigures { shared, ignored, saves: Arc::default() })
     }
 
     /// Starts the threads; none where there is nothing to learn and nothing to pin. `lists` are what is known, one for each vDisk.
@@ -110,16 +115,16 @@ impl WarmUp {
                 work.push(Work { entry, path, list, block_bytes, said: (0, 0) });
             }
         }
-        let writers = of_store.into_values().map(|work| Writer::start(work, figures));
+        let writers = of_store.into_values().map(|work| Writer::start(work, &figures.saves));
         Ok(WarmUp(writers.collect::<std::io::Result<_>>()?))
     }
 }
 
 impl Writer {
-    fn start(work: Vec<Work>, figures: &Arc<WarmFigures>) -> std::io::Result<Writer> {
+    fn start(work: Vec<Work>, saves: &Arc<Saves>) -> std::io::Result<Writer> {
         let (stop, stopped) = mpsc::channel();
         let (end, ended) = mpsc::channel();
-        let mut round = Round { work, figures: Arc::clone(figures), stopped, said: clock::now() };
+        let mut round = Round { work, saves: Arc::clone(saves), stopped, said: clock::now() };
         let thread = std::thread::Builder::new().name("warm-up".to_owned()).spawn(move || {
             round.run();
             drop(end);
@@ -163,7 +168,7 @@ struct Work {
 
 struct Round {
     work: Vec<Work>,
-    figures: Arc<WarmFigures>,
+    saves: Arc<Saves>,
     stopped: mpsc::Receiver<()>,
     said: Nanos,
 }
@@ -178,7 +183,7 @@ impl Round {
                 if let Some(recorder) = &work.entry.recorder
                     && let Some(record) = recorder.collect(now, ends)
                 {
-                    work.learn(&record, &self.figures);
+                    work.learn(&record, &self.saves);
                 }
             }
             if ends {
@@ -222,7 +227,7 @@ impl Work {
         self.said = (done, missing);
     }
 
-    fn learn(&mut self, record: &Record, figures: &WarmFigures) {
+    fn learn(&mut self, record: &Record, saves: &Saves) {
         match record.whole {
             true => self.list.learn(&record.blocks),
             false => self.list.learn_part(&record.blocks),
@@ -230,7 +235,7 @@ impl Work {
         let content_id = diskstream_vdisk::ContentId(self.entry.content_id.0);
         match self.list.save(&self.path, content_id, self.block_bytes) {
             Ok(()) => {
-                figures.written.fetch_add(1, Relaxed);
+                saves.written.fetch_add(1, Relaxed);
                 let blocks = self.list.blocks().len();
                 tracing::info!(
                     vdisk = self.entry.name,
@@ -240,7 +245,7 @@ impl Work {
                 );
             }
             Err((step, error)) => {
-                figures.failed.fetch_add(1, Relaxed);
+                saves.failed.fetch_add(1, Relaxed);
                 tracing::warn!(
                     vdisk = self.entry.name,
                     path = %self.path.display(),
@@ -248,5 +253,49 @@ impl Work {
                 );
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use diskstream_vdisk::FlatMap;
+    use diskstream_wire::ContentId;
+
+    use super::*;
+    use crate::shard::Recorder;
+
+    #[test]
+    fn a_store_that_hangs_keeps_no_other_list_from_being_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let image = folder.path().join("disk.img");
+        let content = ContentId([3; 32]);
+        let map = Arc::new(FlatMap::dense(1 << 20));
+        let mut entry = VdiskEntry::new("disk", content, map, None);
+        let recorder = Recorder::new(16);
+        recorder.boots(clock::now(), clock::now());
+        recorder.note(5);
+        entry.recorder = Some(recorder);
+        let work = Work {
+            entry: Arc::new(entry),
+            path: image.clone(),
+            list: WarmList::default(),
+            block_bytes: 64 << 10,
+            said: (0, 0),
+        };
+        let (end, ended) = mpsc::channel::<()>();
+        let (open, gate) = mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let _end = end;
+            let _ = gate.recv();
+        });
+        let hangs = Writer { stop: None, ended, thread };
+        let saves = Arc::default();
+        let writer = Writer::start(vec![work], &saves).expect("a thread");
+        drop(WarmUp(vec![hangs, writer]));
+        let content = diskstream_vdisk::ContentId(content.0);
+        let list = WarmList::load(&image, content, 64 << 10).expect("sound").expect("written");
+        assert_eq!(list.blocks().collect::<Vec<_>>(), [5]);
+        assert_eq!(saves.written.load(Relaxed), 1);
+        drop(open);
     }
 }

@@ -12,8 +12,8 @@ use diskstream_wire::time::Nanos;
 /// How long after its session's begin a device counts as starting. Guessed: a boot from a local SSD takes half a minute; later reads are
 /// those of whatever its user does.
 pub(super) const BOOT_FOR: Nanos = Nanos::from_secs(60);
-/// A record is closed at this age even if devices still start. Guessed: where one always does, an hour of work is lost with the node
-/// otherwise.
+/// A record is closed at this age even if devices still start. Guessed: where one always does, all that was learned would be lost with
+/// the node.
 const RECORD_FOR: Nanos = Nanos::from_secs(600);
 
 /// What boots of one vDisk read since the last collection.
@@ -63,7 +63,7 @@ impl Recorder {
 
     /// A device that starts reads, whose session began at `opened`. Costs two reads of shared words, but for its first time.
     #[inline]
-    pub(super) fn boots(&self, opened: Nanos, now: Nanos) {
+    pub(crate) fn boots(&self, opened: Nanos, now: Nanos) {
         let until = (opened + BOOT_FOR).0;
         if self.until.load(Relaxed) < until || self.began.load(Relaxed) == 0 {
             self.boots_first(opened, until, now);
@@ -81,7 +81,7 @@ impl Recorder {
 
     /// A device that starts reads a block. Costs one read of a shared word, but for the first time.
     #[inline]
-    pub(super) fn note(&self, block: u64) {
+    pub(crate) fn note(&self, block: u64) {
         let Some(word) = usize::try_from(block / 64).ok().and_then(|at| self.seen.get(at)) else {
             return;
         };
