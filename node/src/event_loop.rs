@@ -148,9 +148,11 @@ impl ShardThread {
     }
 
     fn turn(&mut self, done: &mut Completions) -> Result<(), RingError> {
-        let wait = match self.shard.next_deadline() {
-            Nanos::NEVER => Wait::Forever,
-            deadline => Wait::Until(deadline),
+        let now = clock::now();
+        let wait = match (self.shard.next_deadline(), self.shard.gathers_for(now)) {
+            (Nanos::NEVER, Nanos::ZERO) => Wait::Forever,
+            (deadline, Nanos::ZERO) => Wait::Until(deadline),
+            (deadline, period) => Wait::Gather(deadline.earlier(now + period)),
         };
         if self.inbox.may_sleep() {
             let turned = self.ring.turn(wait, done);

@@ -20,6 +20,7 @@
 //! | [`stores`] | how many reads each store is asked at once |
 //! | [`ahead`], [`feed`], [`record`], [`early`] | which blocks are loaded before they are asked for |
 //! | [`serve`] | whose turn it is, and what shares a send |
+//! | [`gather`] | whether what comes may wait for more |
 //! | [`keep`], [`roles`] | how sessions live, and which of them are load |
 //! | [`notices`], [`drain`], [`rebalance`] | how devices are told to move, and how a node empties |
 //! | [`pause`] | what a node that was paused takes for old |
@@ -35,6 +36,7 @@ mod feed;
 mod flights;
 mod foresight;
 mod fragments;
+mod gather;
 mod invariants;
 mod io;
 mod jobs;
@@ -70,8 +72,8 @@ use diskstream_ring::{LocalAddr, SendPlan};
 use diskstream_wire::limits::CONTROL_BYTES_MAX;
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{
-    Capabilities, Flags, FragmentSize, Kind, LoginKind, Mac, Message, Read, Refusal, SessionRole,
-    UnknownSession,
+    Capabilities, Flags, FragmentSize, KeepAlive, Kind, LoginKind, Mac, Message, Read, Refusal,
+    SessionRole, UnknownSession,
 };
 
 pub use boot_slots::BootSlots;
@@ -95,6 +97,7 @@ use drain::Drain;
 use feed::Feeding;
 use flights::Flights;
 use foresight::Foresight;
+use gather::Gather;
 use jobs::Jobs;
 use notices::Notices;
 use pace::Pace;
@@ -129,6 +132,7 @@ pub struct Shard {
     jobs: Jobs,
     flights: Flights,
     foresight: Foresight,
+    gather: Gather,
     stores: Stores,
     /// Sessions whose turn will come.
     round: VecDeque<u32>,
@@ -224,6 +228,7 @@ impl Shard {
             jobs: Jobs::new(limits.jobs()),
             flights: Flights::new(limits.flights_max),
             foresight: Foresight::default(),
+            gather: Gather::NONE,
             stores: Stores::new(limits),
             round: VecDeque::with_capacity(limits.sessions_max as usize),
             roles: Roles::default(),
@@ -360,9 +365,20 @@ impl Shard {
         })
     }
 
+    /// How long the driver may let datagrams gather before it wakes the shard; zero: not at all. Asked for before each sleep.
+    #[must_use]
+    pub fn gathers_for(&mut self, now: Nanos) -> Nanos {
+        // Whoever waits for a disk, for his turn or to be told to go waits for what comes next.
+        let waits = self.flights.len() > 0 || !self.round.is_empty() || self.drain.is_some();
+        if waits { Nanos::ZERO } else { self.gather.period(now) }
+    }
+
     fn on_datagram(&mut self, bytes: &[u8], asked: &Asked, now: Nanos, out: &mut Outbox) {
         self.counters.datagrams_in.inc();
         self.counters.bytes_in.add(bytes.len() as u64);
+        if diskstream_wire::header::Header::peek_kind(bytes) != Some(KeepAlive::KIND) {
+            self.gather.active(now);
+        }
         // A read is worth a path of its own: no copy of the largest message, one comparison.
         if diskstream_wire::header::Header::peek_kind(bytes) == Some(Read::KIND)
             && asked.socket == SocketRole::Io

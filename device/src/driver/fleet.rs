@@ -323,6 +323,7 @@ impl Fleet {
             Wait::Never => Wait::Never,
             // Members that stay dirty here had no plan left for their trains: a send's end brings one.
             Wait::Until(time) => Wait::Until(time.earlier(next)),
+            Wait::Gather(time) => Wait::Gather(time.earlier(next)),
             Wait::Forever if next == Nanos::NEVER => Wait::Forever,
             Wait::Forever => Wait::Until(next),
         }

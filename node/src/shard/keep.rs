@@ -35,6 +35,7 @@ impl Shard {
         let named = Named::new(m.session, m.tag);
         let Some(index) = self.recognise(named, asked, now, out) else { return };
         self.counters.keep_alives.inc();
+        self.gather.keep_alive(now);
         self.take_figures(m, index, now);
         self.set_role(index, m.role, now, out);
         self.count_arrival(index, m);

@@ -24,6 +24,9 @@ pub enum Wait {
     Never,
     /// Until a moment of the boot-time clock ([`crate::clock::now`]); past ones mean not at all.
     Until(Nanos),
+    /// Until a moment, also when something completes meanwhile: it gathers. A burst ends it early, some tens of completions of
+    /// different operations; wake-ups gather like everything else.
+    Gather(Nanos),
     /// Until there is one. Something must be able to complete: a socket, a read, a waker.
     Forever,
 }
