@@ -26,8 +26,9 @@ pub struct NetworkArgs {
     /// Microseconds for which a shard that waits looks for work before it sleeps; 0: not. Costs a core what it saves in latency.
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
     pub spin: u32,
-    /// Bits that all shards send in a second, such as 900M: what the path to the devices takes without losing any; auto: the speed of
-    /// the link; off.
+    /// Bits that the node sends in a second at most, Ethernet's own among them, such as 900M: what the path to the devices takes without
+    /// losing any. auto: the speed of the link of the address that --listen names; not paced where that is all addresses, or the speed
+    /// is not known.
     #[arg(long, value_name = "auto|off|BITS_PER_SECOND", default_value_t = Pace::Auto)]
     pub pace: Pace,
 }
@@ -88,33 +89,39 @@ impl FromStr for Pace {
 const BITS_MIN: u64 = 1_000_000;
 
 impl Pace {
-    /// Bytes that one of `shards` sends in a second at most; none: as many as it can. Says so.
+    /// Bytes that a node sends in a second at most, with everything that Ethernet adds; none: as many as it can. Says so.
     #[must_use]
-    pub fn bytes_per_shard(self, listen: IpAddr, shards: u16) -> Option<u64> {
+    pub fn bytes_per_second(self, listen: IpAddr) -> Option<u64> {
         let bits = match self {
             Pace::Off => None,
             Pace::Bits(bits) => Some(bits),
-            Pace::Auto => {
-                let bits = link_bits(listen);
-                match bits {
-                    Some(bits) => tracing::info!(bits, "sends are paced to the speed of the link"),
-                    None => tracing::info!(
-                        "sends are not paced: the speed of the link that has {listen} is not known; --pace sets one"
-                    ),
+            Pace::Auto => match link_bits(listen) {
+                Ok(bits) => {
+                    tracing::info!(bits, "sends are paced to the speed of the link");
+                    Some(bits)
                 }
-                bits
-            }
+                Err(why) => {
+                    tracing::info!("sends are not paced: {why}; --pace sets a rate");
+                    None
+                }
+            },
         };
-        bits.map(|bits| bits / 8 / u64::from(shards.max(1)))
+        bits.map(|bits| bits / 8)
     }
 }
 
-/// Bits in a second of the interface that has an address; for the address of any, of the slowest that is up. None where the kernel
-/// does not say (a loopback, a veth, a card without a cable).
-fn link_bits(listen: IpAddr) -> Option<u64> {
-    let interfaces = interfaces_with(listen);
-    let speeds = interfaces.iter().map(|name| speed_of(name));
-    speeds.collect::<Option<Vec<u64>>>()?.into_iter().min()
+/// Bits in a second of the interface that has an address, or why that is not known.
+fn link_bits(listen: IpAddr) -> Result<u64, String> {
+    if listen.is_unspecified() {
+        // Any of the host's interfaces may be the one, a slow one for its management as well.
+        return Err("the node serves all interfaces of this host".to_owned());
+    }
+    let addresses = diskstream_ring::udp::interfaces().map_err(|error| error.to_string())?;
+    let (name, _) = addresses
+        .into_iter()
+        .find(|(_, ip)| *ip == listen)
+        .ok_or_else(|| format!("no interface has {listen}"))?;
+    speed_of(&name).ok_or_else(|| format!("the kernel does not know the speed of {name}"))
 }
 
 fn speed_of(interface: &str) -> Option<u64> {
@@ -127,28 +134,25 @@ fn megabits(text: &str) -> Option<u64> {
     text.trim().parse::<u64>().ok().filter(|megabits| *megabits > 0)?.checked_mul(1_000_000)
 }
 
-/// Names of the interfaces that serve an address.
-fn interfaces_with(listen: IpAddr) -> Vec<String> {
-    let Ok(addresses) = diskstream_ring::udp::interfaces() else { return Vec::new() };
-    let serves =
-        |ip: IpAddr| if listen.is_unspecified() { !ip.is_loopback() } else { ip == listen };
-    let mut names: Vec<String> =
-        addresses.into_iter().filter(|(_, ip)| serves(*ip)).map(|(name, _)| name).collect();
-    names.sort();
-    names.dedup();
-    names
-}
-
 /// What was granted of the network path, by shard.
 pub struct NetworkSource {
     /// Each shard's ring.
     pub rings: Vec<Arc<RingStats>>,
     /// Each shard's socket.
     pub queues: Arc<[QueueWatch]>,
+    /// What all shards send in a second at most; 0: no bound.
+    pub pace_bytes_per_second: u64,
 }
 
 impl Source for NetworkSource {
     fn collect(&self, samples: &mut Samples) {
+        samples.number(
+            "pace_bytes_per_second",
+            "Bytes that all shards together send in a second at most, with Ethernet's own; 0: no bound (--pace).",
+            Kind::Gauge,
+            Vec::new(),
+            as_float(self.pace_bytes_per_second),
+        );
         for (shard, (ring, queue)) in self.rings.iter().zip(self.queues.iter()).enumerate() {
             let labels = || vec![("shard", shard.to_string().into())];
             let mut gauge = |name, help, value: u64| {
@@ -194,11 +198,13 @@ mod tests {
     }
 
     #[test]
-    fn shards_share_it() {
-        let listen = IpAddr::from([127, 0, 0, 1]);
-        assert_eq!(Pace::Bits(8_000_000).bytes_per_shard(listen, 4), Some(250_000));
-        assert_eq!(Pace::Off.bytes_per_shard(listen, 1), None);
-        assert_eq!(Pace::Auto.bytes_per_shard(listen, 1), None, "a loopback has no speed");
+    fn a_speed_that_is_not_known_is_no_bound() {
+        let loopback = IpAddr::from([127, 0, 0, 1]);
+        assert_eq!(Pace::Bits(8_000_000).bytes_per_second(loopback), Some(1_000_000));
+        assert_eq!(Pace::Off.bytes_per_second(loopback), None);
+        assert_eq!(Pace::Auto.bytes_per_second(loopback), None, "a loopback has no speed");
+        let any = IpAddr::from([0, 0, 0, 0]);
+        assert_eq!(Pace::Auto.bytes_per_second(any), None, "which interface is meant?");
     }
 
     #[test]

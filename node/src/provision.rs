@@ -88,8 +88,6 @@ pub(crate) fn provide(
     let mut limits = settings.limits;
     limits.stores = stores.count();
     limits.store_depths = stores.depths(settings, &Sysfs::host());
-    limits.pace_bytes_per_second =
-        settings.network.pace.bytes_per_shard(settings.listen, settings.shards());
     check_frames(frames, settings)?;
     let kept = Kept::of(settings, vdisks);
     kept.check(frames, settings)?;

@@ -22,7 +22,7 @@ use crate::network::NetworkSource;
 use crate::provision::{KnownBoots, Provided};
 use crate::rebalance::{Share, split};
 use crate::settings::Settings;
-use crate::shard::{BootSlots, NodeShared, Outbox, Shard, VdiskEntry, WallClock};
+use crate::shard::{BootSlots, Line, NodeShared, Outbox, Shard, VdiskEntry, WallClock};
 use crate::trust::Keys;
 use crate::view::{DrainState, FarmView, OwnLoad, ViewCell};
 
@@ -276,7 +276,9 @@ impl RunningNode {
     /// What was granted of the network path, for metrics.
     #[must_use]
     pub fn network_source(&self) -> NetworkSource {
-        NetworkSource { rings: self.reports.clone(), queues: Arc::clone(&self.queues) }
+        let pace_bytes_per_second = self.shared.line.bytes_per_second();
+        let (rings, queues) = (self.reports.clone(), Arc::clone(&self.queues));
+        NetworkSource { rings, queues, pace_bytes_per_second }
     }
 
     /// What the kernel gave all rings.
@@ -517,6 +519,7 @@ fn share(
     );
     let Provided { entries, limits, known } =
         crate::provision::provide(settings, vdisks, cache.usable_frames())?;
+    let line = Line::new(settings.network.pace.bytes_per_second(settings.listen));
     let advertised = |addr: SocketAddr| -> SocketAddr {
         let ip: IpAddr = settings.advertise.unwrap_or(addr.ip());
         SocketAddr::new(ip, addr.port())
@@ -543,6 +546,7 @@ fn share(
         placement_seed,
         wall_clock: WallClock::new(clock::unix_seconds(), clock::now()),
         limits,
+        line,
         view,
         own: OwnLoad::default(),
     };

@@ -88,6 +88,7 @@ pub use io::{
 };
 pub use limits::{BadLimits, Limits, SHARDS_MAX, STORES_MAX};
 pub use mutation::Mutation;
+pub use pace::Line;
 pub use record::{Record, Recorder};
 pub use session::DeviceFigures;
 pub use sessions::session_cost_bytes;
@@ -244,7 +245,7 @@ impl Shard {
             sweep_due: Nanos::NEVER,
             sweep_at: 0,
             unfinished: false,
-            pace: Pace::new(limits.pace_bytes_per_second),
+            pace: Pace::default(),
             plans_out: 0,
             bytes_out: 0,
             disk_us: 1000,
@@ -322,8 +323,9 @@ impl Shard {
             return Nanos::ZERO;
         }
         let drain = self.drain.as_ref().map_or(Nanos::NEVER, Drain::due);
-        let paced = !self.round.is_empty() && !self.pace.may_send();
-        let round = if paced { self.pace.due() } else { Nanos::NEVER };
+        let line = &self.shared.line;
+        let paced = !self.round.is_empty() && !self.pace.may_send(line);
+        let round = if paced { self.pace.due(line) } else { Nanos::NEVER };
         self.flights_due
             .earlier(self.feeding.due())
             .earlier(self.notices.due)

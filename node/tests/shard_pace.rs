@@ -7,25 +7,18 @@
 
 mod shard_support;
 
-use diskstream_node::shard::Limits;
 use diskstream_wire::{FragmentSize, Nanos};
 
 use shard_support::device::Device;
-use shard_support::{BLOCK, Setup, UNIT, World};
+use shard_support::{Setup, UNIT, World};
 
 #[test]
 fn what_is_over_the_pace_waits_and_all_of_it_comes() {
-    // 10 MB in a second: a burst of 64 KiB leaves at once, and then 10 KB in each millisecond.
-    let limits = Limits {
-        pace_bytes_per_second: Some(10_000_000),
-        sessions_max: 64,
-        plans: 64,
-        ..Limits::default()
-    };
-    let mut world = World::new(Setup { limits, ..Setup::default() });
+    // 10 MB in a second: 64 KiB leave at once, and then 10 KB in each millisecond.
+    let mut world = World::new(Setup { pace: Some(10_000_000), ..Setup::default() });
     let mut device =
         Device { fragment_size: FragmentSize::B1376, ..Device::new(1) }.connect(&mut world);
-    device.read_right(&mut world, 0, BLOCK);
+    device.read_right(&mut world, 0, UNIT);
     world.pass(Nanos::from_millis(100));
     let reads: Vec<_> = (0..4)
         .flat_map(|_| [0, 15 * UNIT])

@@ -54,6 +54,7 @@ pub struct DirectFile {
     path: PathBuf,
     alignment: Alignment,
     direct: bool,
+    by_worker: bool,
     len: u64,
 }
 
@@ -112,7 +113,24 @@ impl DirectFile {
         // The length of a block device is where its end is.
         let len = (&file).seek(SeekFrom::End(0)).map_err(fail("find its end"))?;
         let path = path.to_owned();
-        Ok(DirectFile { file, path, alignment: Alignment::NONE, direct: false, len })
+        let by_worker = sys::may_block(file.as_fd()).map_err(fail("examine its file system"))?;
+        Ok(DirectFile { file, path, alignment: Alignment::NONE, direct: false, by_worker, len })
+    }
+
+    /// Lets kernel workers read it, for file systems that block whoever asks without being on the list of
+    /// [`DirectFile::is_read_by_worker`].
+    #[must_use]
+    pub fn by_worker(self) -> DirectFile {
+        DirectFile { by_worker: true, ..self }
+    }
+
+    /// True when a worker of the kernel starts the reads, so that a ring's own thread never waits in them. That costs a change of
+    /// threads for each read, and is for file systems that say they never block and do: FUSE waits, not interruptibly, when as many
+    /// reads are under way as its daemon's `max_background` (seen with Linux 6.18: `fuse_get_req` below `io_submit_sqes`, for as
+    /// long as the daemon hung, and with it all vDisks of the shard).
+    #[must_use]
+    pub fn is_read_by_worker(&self) -> bool {
+        self.by_worker
     }
 
     /// True when reads bypass the page cache.
@@ -182,6 +200,7 @@ mod tests {
         let Alignment { memory_bytes, offset_bytes } = file.alignment();
         assert!(memory_bytes.is_power_of_two() && offset_bytes.is_power_of_two());
         assert_eq!(file.is_direct(), offset_bytes > 1);
+        assert!(!file.is_read_by_worker(), "a local file system");
     }
 
     #[test]

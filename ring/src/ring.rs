@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use io_uring::{opcode, types};
+use io_uring::{opcode, squeue, types};
 
 use crate::arena::{Arena, PIECE_BYTES};
 use crate::clock;
@@ -387,7 +387,7 @@ impl Ring {
         let file = self.owned.files.get_mut(plan.file.0).filter(|slot| !slot.closing);
         let file = file.expect("a file is removed after its last read");
         file.reads += 1;
-        let fd = file.file.as_raw_fd();
+        let (fd, by_worker) = (file.file.as_raw_fd(), file.file.is_read_by_worker());
         let target = self.target(self.file_index(plan.file.0), fd);
         let key = self.owned.reads.claim().expect("checked");
         *self.owned.reads.get_mut(key) =
@@ -402,7 +402,8 @@ impl Ring {
                 .offset(plan.file_offset)
                 .build())
         };
-        let entry = entry.user_data(tag(Class::Read, key));
+        let flags = if by_worker { squeue::Flags::ASYNC } else { squeue::Flags::empty() };
+        let entry = entry.flags(flags).user_data(tag(Class::Read, key));
         self.expected += 1;
         self.stats.reads += 1;
         // SAFETY: the range is inside the arena and no ring's headers (asserted), and `owned` keeps the arena until the read is

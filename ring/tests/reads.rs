@@ -87,7 +87,7 @@ fn random_reads_are_what_pread_says() {
     let arena = common::arena(64 * FRAME);
     let plain = Features { registered_buffers: false, ..Features::ALL };
     for permit in [Features::ALL, Features::NONE, plain] {
-        for direct in [true, false] {
+        for (direct, by_worker) in [(true, false), (true, true), (false, false), (false, true)] {
             let file = DirectFile::open(image.path()).unwrap();
             if direct && !file.is_direct() {
                 eprintln!("SKIPPED: no direct I/O here");
@@ -99,6 +99,7 @@ fn random_reads_are_what_pread_says() {
             } else {
                 DirectFile::buffered(truth.try_clone().unwrap(), image.path()).unwrap()
             };
+            let file = if by_worker { file.by_worker() } else { file };
             let config = RingConfig { permit, ..common::small() };
             let mut ring = Ring::new(&config, Some(Arc::clone(&arena))).unwrap();
             let block = u64::from(file.alignment().offset_bytes).max(512);

@@ -6,14 +6,13 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, RecvTimeoutError};
 
 use diskstream_ring::{clock, pin};
-use diskstream_vdisk::Watch;
 use diskstream_wire::{Mac, Nanos};
 use signal_hook::consts::SIGHUP;
 
 use super::drain::Drain;
 use super::farm_watch::{Differences, seen};
 use super::rebalance::{self, Decisions};
-use super::watch::{Weighing, bad_block, damaged, health_of, look, watch_all};
+use super::watch::{Weighing, bad_block, damaged, health_of, judge};
 use super::{Wish, service};
 use crate::control::{Answer, Figures, Reply, Request, SlowDevice};
 use crate::metrics::{Health, HealthState};
@@ -24,7 +23,7 @@ use crate::shard::{Counter, NodeShared, ShardCounters};
 use crate::status::{OwnFacts, Status, own_load};
 use crate::view::DrainState;
 
-/// Distance of two looks at clocks, files and peers. Guessed: a change is named within a second; blocks are checked anyway.
+/// Distance of two looks at clocks and peers. Guessed: a change is named within a second.
 const LOOK_EVERY: Nanos = Nanos::from_secs(1);
 /// A drain that a client asks for may last so long. Guessed: a day; more is a typing mistake.
 const DRAIN_SECONDS_MAX: u32 = 86_400;
@@ -41,7 +40,6 @@ pub(super) struct ControlLoop<'s> {
     node: RunningNode,
     outside: Outside,
     own: OwnFacts,
-    watches: Vec<Option<Watch>>,
     /// vDisks whose files were changed: out of service until the node starts again.
     changed: BTreeSet<usize>,
     weighing: Weighing,
@@ -70,13 +68,11 @@ impl<'s> ControlLoop<'s> {
         outside: Outside,
         own: OwnFacts,
     ) -> ControlLoop<'s> {
-        let watches = watch_all(&node);
         ControlLoop {
             settings,
             node,
             outside,
             own,
-            watches,
             changed: BTreeSet::new(),
             weighing: Weighing::default(),
             differences: Differences::default(),
@@ -108,6 +104,11 @@ impl<'s> ControlLoop<'s> {
                 Ok(Wish::Signal(_)) => self.told_to_stop(),
                 Ok(Wish::Request(request, reply)) => self.grant(&request, reply),
                 Ok(Wish::BadBlock { vdisk, what }) => bad_block(&self.node, vdisk, &what),
+                Ok(Wish::ImageChanged { vdisk, change }) => {
+                    if judge(&self.node, vdisk, change) {
+                        self.changed.insert(vdisk);
+                    }
+                }
                 Ok(Wish::ShardEnded) => self.shard_ended()?,
                 Err(RecvTimeoutError::Timeout) => {}
                 // Signals have a sender for as long as the process lives; without them nobody could stop the node.
@@ -121,7 +122,6 @@ impl<'s> ControlLoop<'s> {
         shared.wall_clock.set(clock::unix_seconds(), now);
         shared.cache.tick();
         self.differences.look(shared);
-        look(&self.node, &mut self.watches, &mut self.changed);
         self.weighing.look(&self.node, &self.changed, now);
         if now >= self.next_rebalance {
             self.next_rebalance = now + rebalance::LOOK_EVERY;

@@ -2,7 +2,7 @@
 //!
 //! Start-up goes from what is cheap to check to what takes long: flags, sockets, memory, images, threads. From then on one loop
 //! decides (`control_loop`): it waits for wishes - signals, requests from the control socket, a shard that ended - and
-//! once a second looks at clocks, files and peers.
+//! once a second looks at clocks and peers. It asks no file system: one that hangs must not keep the node from obeying.
 //!
 //! | part | does |
 //! |---|---|
@@ -35,6 +35,7 @@ use std::sync::mpsc;
 
 use anyhow::Context;
 use diskstream_ring::clock;
+use diskstream_vdisk::Change;
 use diskstream_wire::NodeEntry;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -54,6 +55,7 @@ use control_loop::{ControlLoop, Outside};
 use rebalance::Decisions;
 use scrubber::{Scrubber, Scrubs};
 use warm::WarmUp;
+use watch::Watching;
 
 /// What the control loop is asked to do.
 #[derive(Debug)]
@@ -70,6 +72,13 @@ pub(crate) enum Wish {
         vdisk: usize,
         /// Which bytes, and what is wrong with them.
         what: String,
+    },
+    /// Something happened to an open image.
+    ImageChanged {
+        /// Index of the vDisk.
+        vdisk: usize,
+        /// What.
+        change: Change,
     },
 }
 
@@ -125,6 +134,8 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let http = http.map(|http| http.start(exporter, Arc::clone(&health))).transpose();
     let http = http.context("starting the thread for metrics")?;
     let scrubber = Scrubber::start(&settings, &node, &scrubs, wish.clone())?;
+    let watching =
+        Watching::start(&node, &wish).context("starting a thread that watches a store")?;
     let warm_up = WarmUp::start(&settings, &node, known.lists, &figures)?;
     let control = start_control(control, wish)?;
     health.set(HealthState::Ready);
@@ -133,6 +144,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     service::ready();
     let ended =
         ControlLoop::new(&settings, node, Outside { wishes, health, peers, decisions }, own).run();
+    drop(watching);
     drop(scrubber);
     drop(warm_up);
     // Clients that wait for the last word of a drain get it before the process goes.

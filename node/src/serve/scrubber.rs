@@ -6,7 +6,6 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use diskstream_ring::clock;
@@ -35,10 +34,9 @@ struct Progress {
 #[derive(Debug, Default)]
 pub(super) struct Scrubs(Vec<(String, Progress)>);
 
-/// The thread. Dropping it ends it within a piece.
+/// The thread. Dropping it ends it after the piece that it reads; nobody waits for that, which may be as long as a store hangs.
 pub(super) struct Scrubber {
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _stop: mpsc::Sender<()>,
 }
 
 impl Scrubs {
@@ -102,19 +100,8 @@ impl Scrubber {
             delay: Duration::from_secs(u64::from(settings.scrub_delay)),
             period: DAY * settings.scrub_days,
         };
-        let thread =
-            std::thread::Builder::new().name("scrub".to_owned()).spawn(move || round.run())?;
-        Ok(Some(Scrubber { stop: Some(stop), thread: Some(thread) }))
-    }
-}
-
-impl Drop for Scrubber {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // A panic was printed by its own thread.
-            let _ = thread.join();
-        }
+        std::thread::Builder::new().name("scrub".to_owned()).spawn(move || round.run())?;
+        Ok(Some(Scrubber { _stop: stop }))
     }
 }
 

@@ -2,39 +2,74 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use diskstream_vdisk::{Change, Watch};
 use diskstream_wire::{ContentId, Nanos};
 
+use super::Wish;
 use crate::metrics::HealthState;
 use crate::running::RunningNode;
 use crate::view::{DrainState, FarmView, PeerState};
 
-/// Watches every image; one that cannot be watched is said, and its blocks are checked all the same.
-pub(super) fn watch_all(node: &RunningNode) -> Vec<Option<Watch>> {
-    node.vdisks()
-        .iter()
-        .map(|vdisk| {
-            let vdisk = vdisk.as_ref()?;
-            Watch::new(vdisk)
-                .inspect_err(|error| tracing::warn!(path = %vdisk.path().display(), %error, "the image cannot be watched"))
-                .ok()
-        })
-        .collect()
+/// Distance of two looks at an image. Guessed: a change is named within a second; blocks are checked anyway.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The threads that look at the images, one for each store: a look asks the file system, which may wait for a file server for as long as
+/// that is gone, and neither the loop that obeys signals nor the images of other stores shall wait with it. Dropping it ends those that
+/// are not in a look; the end of the process ends the others.
+#[derive(Debug)]
+pub(super) struct Watching {
+    _ends: Vec<mpsc::Sender<()>>,
 }
 
-/// Looks at the files, and judges what happened to them; `changed`: those that are out of service for it.
-pub(super) fn look(
-    node: &RunningNode,
-    watches: &mut [Option<Watch>],
-    changed: &mut BTreeSet<usize>,
-) {
-    for (index, watch) in watches.iter_mut().enumerate() {
-        let Some(watch) = watch else { continue };
-        while let Some(change) = watch.check() {
-            if judge(node, index, change) {
-                changed.insert(index);
+impl Watching {
+    /// Watches every image; one that cannot be watched is said, and its blocks are checked all the same.
+    pub(super) fn start(
+        node: &RunningNode,
+        wish: &mpsc::Sender<Wish>,
+    ) -> std::io::Result<Watching> {
+        let mut stores: BTreeMap<u64, Vec<(usize, Watch)>> = BTreeMap::new();
+        for (index, vdisk) in node.vdisks().iter().enumerate() {
+            let Some(vdisk) = vdisk else { continue };
+            match Watch::new(vdisk) {
+                Ok(watch) => {
+                    stores.entry(vdisk.identity().dev).or_default().push((index, watch));
+                }
+                Err(error) => {
+                    tracing::warn!(path = %vdisk.path().display(), %error, "the image cannot be watched");
+                }
             }
+        }
+        let mut ends = Vec::new();
+        for images in stores.into_values() {
+            let (end, ended) = mpsc::channel();
+            let wish = wish.clone();
+            let thread = std::thread::Builder::new().name("watch".to_owned());
+            thread.spawn(move || watch_store(images, &wish, &ended))?;
+            ends.push(end);
+        }
+        Ok(Watching { _ends: ends })
+    }
+}
+
+/// Tells what happens to the images of one store, until nobody wants to know.
+fn watch_store(
+    mut images: Vec<(usize, Watch)>,
+    wish: &mpsc::Sender<Wish>,
+    ended: &mpsc::Receiver<()>,
+) {
+    loop {
+        for (vdisk, watch) in &mut images {
+            while let Some(change) = watch.check() {
+                if wish.send(Wish::ImageChanged { vdisk: *vdisk, change }).is_err() {
+                    return;
+                }
+            }
+        }
+        if ended.recv_timeout(LOOK_EVERY) == Err(RecvTimeoutError::Disconnected) {
+            return;
         }
     }
 }
@@ -58,7 +93,7 @@ pub(super) fn health_of(node: &RunningNode) -> HealthState {
 
 /// A changed file takes its vDisk out of service; what cannot be told yet is said, and the block hashes judge.
 /// True: it is.
-fn judge(node: &RunningNode, index: usize, change: Change) -> bool {
+pub(super) fn judge(node: &RunningNode, index: usize, change: Change) -> bool {
     let Some(vdisk) = &node.vdisks()[index] else { return false };
     let path = vdisk.path().display();
     match change.content() {

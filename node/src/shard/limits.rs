@@ -115,8 +115,6 @@ pub struct Limits {
     pub stores: u16,
     /// Reads that one shard asks each store at once; further ones wait in the shard.
     pub store_depths: [u16; STORES_MAX],
-    /// Bytes that a shard sends in a second at most; none: as many as it can.
-    pub pace_bytes_per_second: Option<u64>,
 }
 
 impl Default for Limits {
@@ -136,7 +134,6 @@ impl Default for Limits {
             read_ahead: true,
             stores: 1,
             store_depths: [256; STORES_MAX],
-            pace_bytes_per_second: None,
         }
     }
 }

@@ -11,6 +11,7 @@ use diskstream_wire::{Flags, ReadBusy, ReadData, ReadError, ReadPending, ReadZer
 
 use super::jobs::{Data, Job, NONE, NewJob, SESSION, Work};
 use super::limits::{PLANS_PER_TURN, PLANS_RESERVED, QUANTUM_BYTES};
+use super::pace::on_the_line;
 use super::read::to_usize;
 use super::session::Session;
 use super::{Mutation, NO_SESSION, Outbox, Shard, SocketRole};
@@ -104,22 +105,20 @@ impl Shard {
     pub(super) fn serve(&mut self, now: Nanos, out: &mut Outbox) {
         let sends_before = out.sends.len();
         self.unfinished = false;
-        self.pace.fill(now);
+        self.pace.begin(now);
         while let Some(index) = self.round.pop_front() {
             if out.sends.len() - sends_before >= PLANS_PER_TURN {
                 self.unfinished = true;
                 self.round.push_front(index);
                 break;
             }
-            if !self.pace.may_send() {
+            if !self.pace.may_send(&self.shared.line) {
                 self.counters.turns_paced.inc();
                 self.round.push_front(index);
                 break;
             }
-            let bytes_before = self.bytes_out;
             self.sessions.get_mut(index).deficit += QUANTUM_BYTES;
             let turn = self.serve_session(index, now, out);
-            self.pace.sent(self.bytes_out - bytes_before);
             let session = self.sessions.get_mut(index);
             if turn == Turn::NoPlans {
                 // The next turn goes on here; what it was given and could not use is not given again.
@@ -134,6 +133,7 @@ impl Shard {
                 self.round.push_back(index);
             }
         }
+        self.pace.end(&self.shared.line);
         self.counters.jobs.set(self.jobs.in_use() as u64);
     }
 
@@ -381,8 +381,11 @@ impl Shard {
 
     fn ship_for(&mut self, index: u32, plan: Box<SendPlan>, out: &mut Outbox) {
         let bytes = plan.payload_bytes();
-        self.sessions.get_mut(index).inflight_bytes += u32::try_from(bytes).expect("one send");
+        let session = self.sessions.get_mut(index);
+        session.inflight_bytes += u32::try_from(bytes).expect("one send");
+        let ipv6 = session.peer().is_ipv6();
         self.bytes_out += bytes as u64;
+        self.pace.sent(&self.shared.line, on_the_line(bytes, plan.segments(), ipv6));
         self.ship(SocketRole::Io, plan, out);
     }
 

@@ -12,8 +12,8 @@ use std::sync::{Arc, OnceLock};
 use diskstream_node::cache::Cache;
 use diskstream_node::farm::Farm;
 use diskstream_node::shard::{
-    BootSlots, DiskRead, Event, Input, Limits, NodeShared, Outbox, Shard, ShardMessage, SocketRole,
-    VdiskEntry, WallClock,
+    BootSlots, DiskRead, Event, Input, Limits, Line, NodeShared, Outbox, Shard, ShardMessage,
+    SocketRole, VdiskEntry, WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_node::view::{
@@ -54,6 +54,8 @@ pub struct Setup {
     pub frames: usize,
     pub block: usize,
     pub limits: Limits,
+    /// Bytes that all shards send in a second.
+    pub pace: Option<u64>,
     pub boot_limit: u32,
     pub farm: Option<&'static str>,
     pub image: Vec<u8>,
@@ -78,6 +80,7 @@ impl Default for Setup {
             frames: 32,
             block: BLOCK,
             limits: Limits { sessions_max: 64, plans: 64, ..Limits::default() },
+            pace: None,
             boot_limit: 500,
             farm: None,
             image: image(1 << 20),
@@ -162,6 +165,7 @@ impl World {
             placement_seed: [9; 32],
             wall_clock: WallClock::new(1_800_000_000, now),
             limits: setup.limits,
+            line: Line::new(setup.pace),
             view: ViewCell::default(),
             own: OwnLoad::default(),
         };

@@ -37,6 +37,20 @@ pub(super) fn direct_alignment(file: BorrowedFd<'_>) -> io::Result<Option<Alignm
     Ok(sane.then_some(alignment))
 }
 
+/// `f_type` of FUSE (`FUSE_SUPER_MAGIC`, linux/magic.h).
+const FUSE: libc::c_long = 0x6573_5546;
+
+/// Whether its file system may block whoever starts a read, in spite of `IOCB_NOWAIT`.
+pub(super) fn may_block(file: BorrowedFd<'_>) -> io::Result<bool> {
+    let mut status = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the descriptor is open for the borrow, and `status` is a writable statfs.
+    if unsafe { libc::fstatfs(file.as_raw_fd(), status.as_mut_ptr()) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: all-zero bytes are a valid statfs (integers only), and the kernel overwrote them.
+    Ok(unsafe { status.assume_init() }.f_type == FUSE)
+}
+
 /// Sets `O_DIRECT` on the open file description.
 pub(super) fn set_direct(file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: F_GETFL takes no argument and touches no memory of ours.

@@ -31,6 +31,7 @@ impl Ring {
             self.features.zero_copy_send = false;
             self.owned.zero_copy.give_up();
         }
+        self.allow_workers();
         if let Some((address, entries)) = self.owned.receives.buffer_ring() {
             // SAFETY: the address is that of a mapping of `entries` entries, page-aligned and zeroed, that `owned` keeps
             // until every operation is over.
@@ -46,6 +47,19 @@ impl Ring {
             self.owned.receives.publish_all();
         }
         Ok(())
+    }
+
+    /// Lets every read have a worker of the kernel's, should all of them block: by default there are four for each processor, so that
+    /// the reads of one file system that hangs would hold up those of all others that need one. They are made when they are needed.
+    fn allow_workers(&self) {
+        let reads = self.owned.reads.capacity();
+        if reads > 0
+            && let Err(error) = self.queues.submitter().register_iowq_max_workers(&mut [reads, 0])
+        {
+            tracing::warn!(
+                "the kernel does not take a number of workers ({error}): a store that hangs may hold up the reads of others"
+            );
+        }
     }
 
     /// Gives a socket to the ring, which begins to receive with the next turn.

@@ -133,6 +133,10 @@ impl<T> Slab<T> {
         self.free.push(key.index);
     }
 
+    pub(crate) fn capacity(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("made of a u16")
+    }
+
     pub(crate) fn in_use(&self) -> usize {
         self.slots.len() - self.free.len()
     }

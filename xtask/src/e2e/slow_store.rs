@@ -140,14 +140,18 @@ fn hung(job: &mut Job<'_>, slow: &Path, fast: &Path) -> anyhow::Result<()> {
     anyhow::ensure!(worst < OTHER_MAX_MS, "a read of the other vDisk took {worst:.0} ms");
     let pending = on_hung.status(job)?.counter("pending");
     anyhow::ensure!(pending > 0, "no read waited for the hung store: this proves nothing");
+    let errors = on_hung.status(job)?.counter("store_errors");
+    anyhow::ensure!(
+        errors > 0,
+        "no read of the hung store was refused: the node's deadline for disk reads does nothing"
+    );
     // The store is back: so is its vDisk.
-    let mut again = proc::command("qemu-img");
-    again.args(["dd", "-f", "raw", "-O", "raw", "bs=64k", "count=16"]);
-    again.arg(format!("if={}", on_hung.uri())).arg("of=/dev/null");
+    let mut again = proc::command("qemu-io");
+    again.args(["-r", "-f", "raw", "-c", "read 0 1M"]).arg(on_hung.uri());
     super::farm::poll("the vDisk on the store that hung", Duration::from_secs(60), || {
         Ok(job.run(&mut again, Duration::from_secs(30)).is_ok().then_some(()))
     })?;
-    job.note(format!("the other vDisk: {reads} reads, longest {worst:.0} ms; {pending} signs of life from the hung one"));
+    job.note(format!("the other vDisk: {reads} reads, longest {worst:.0} ms; {pending} signs of life and {errors} refusals from the hung one"));
     on_fast.stop()?;
     on_hung.stop()
 }
