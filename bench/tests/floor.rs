@@ -108,9 +108,10 @@ fn sends_and_a_single_device_have_their_rows() {
     let Some(output) = floor("--parts sends,veth --json") else { return };
     let report = json(&output);
     let rows = report["sends"]["rows"].as_array().unwrap();
-    // Three paths, two sizes, four ways to send.
-    assert_eq!(rows.len(), 24, "{report}");
+    // Three paths; four ways to send, and at 1500 a fifth.
+    assert_eq!(rows.len(), 27, "{report}");
     for row in rows {
+        assert!(row["refused_share"].as_f64().unwrap() <= 0.01, "{row}");
         positive(&row["cpu_s_per_gib"]["median"], &row.to_string());
         if row["way"] == "sink" {
             assert!(row["delivered_share"].is_null(), "nobody receives: {row}");
@@ -119,6 +120,9 @@ fn sends_and_a_single_device_have_their_rows() {
             assert!(share > 0.0 && share <= 1.0, "{row}");
         }
     }
+    let same_train = |row: &&Value| row["mtu"] == 1500 && row["how"] == "ring_short";
+    let ratios = report["sends"]["zero_copy_over_copy"].as_array().unwrap();
+    assert_eq!(ratios.iter().filter(same_train).count(), 3, "{report}");
     for ratio in report["sends"]["zero_copy_over_copy"].as_array().unwrap() {
         positive(&ratio["ratio"]["median"], &ratio.to_string());
     }

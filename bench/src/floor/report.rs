@@ -232,9 +232,13 @@ fn sends_table(out: &mut impl Write, sends: &Sends) -> io::Result<()> {
             .as_ref()
             .map_or(String::new(), |s| format!(", {} arrived", s.median));
         let copied = row.copied_share.map_or(String::new(), |share| format!(", {share:.3} copied"));
+        let refused = match row.refused_share {
+            0.0 => String::new(),
+            share => format!(", up to {share:.4} refused"),
+        };
         writeln!(
             out,
-            "  {:<9} MTU {:<5} {:<15} {:>2} segments: {} s/GiB, {} Gbit/s{delivered}{copied}",
+            "  {:<9} MTU {:<5} {:<15} {:>2} segments: {} s/GiB, {} Gbit/s{delivered}{copied}{refused}",
             format!("{:?}", row.way),
             row.mtu,
             format!("{:?}", row.how),

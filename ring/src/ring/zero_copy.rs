@@ -79,6 +79,8 @@ pub(crate) struct ZeroCopySends {
     queued_bytes: u64,
     /// Turns until the clock is read again, for verdicts to be looked at again.
     clock_in: u8,
+    /// Some socket has a larger send buffer than it was made with.
+    widened: bool,
     /// The log has a line that a send buffer cannot be large enough.
     told_small: bool,
 }
@@ -104,6 +106,7 @@ impl ZeroCopySends {
             pins_max,
             queued_bytes: 0,
             clock_in: 0,
+            widened: false,
             told_small: false,
         }
     }
@@ -154,7 +157,7 @@ impl ZeroCopySends {
     fn has_credit(&mut self, slot: &mut SocketSlot, charge: usize) -> bool {
         let SocketSlot { socket, credit, .. } = slot;
         if !credit.asked {
-            credit.asked = true;
+            (credit.asked, self.widened) = (true, true);
             credit.bytes = socket.widen_send_buffer(CREDIT_BYTES);
             if credit.bytes < CREDIT_BYTES && !std::mem::replace(&mut self.told_small, true) {
                 tracing::warn!(
@@ -349,15 +352,23 @@ impl Ring {
         let cost = cpu_ns.map(|cpu_ns| TurnCost { cpu_ns, bytes });
         let verdict = zero_copy.choice.turn_over(cost, crate::clock::now());
         self.report(verdict);
+        // A trial may end without a word.
+        self.narrow_send_buffers();
     }
 
     /// Says it; and send buffers get their size back when no send leaves without a copy any more.
     fn report(&mut self, verdict: Option<Verdict>) {
-        let Some(verdict) = verdict else { return };
-        tracing::info!("{verdict}");
-        if self.owned.zero_copy.choice.is_wanted() {
+        if let Some(verdict) = verdict {
+            tracing::info!("{verdict}");
+            self.narrow_send_buffers();
+        }
+    }
+
+    fn narrow_send_buffers(&mut self) {
+        if !self.owned.zero_copy.widened || self.owned.zero_copy.choice.is_wanted() {
             return;
         }
+        self.owned.zero_copy.widened = false;
         for index in 0..self.socket_capacity {
             let Some(key) = self.owned.sockets.key(index) else { continue };
             let slot = self.owned.sockets.get_mut(key).expect("just found");

@@ -216,6 +216,20 @@ fn send_buffers_are_larger_while_it_is_of_use() {
 }
 
 #[test]
+fn send_buffers_shrink_after_a_trial_without_a_verdict_too() {
+    let Some((mut ring, id, to)) = ring(ZeroCopy::Auto, Features::ALL) else { return };
+    let before = ring.socket(id).unwrap().send_buffer_bytes();
+    ring.send(id, plan(to, 8)).unwrap();
+    assert!(ring.owned.zero_copy.choice.on_trial());
+    assert!(ring.owned.sockets.get(id.0).unwrap().credit.asked);
+    let never = clock::now() + Nanos::from_secs(3600);
+    assert!(ring.owned.zero_copy.choice.turn_over(None, never).is_some(), "undecided");
+    finish(&mut ring, 1);
+    assert_eq!(ring.socket(id).unwrap().send_buffer_in_force(), before);
+    assert!(!ring.owned.sockets.get(id.0).unwrap().credit.asked);
+}
+
+#[test]
 fn a_plan_is_judged_by_its_pieces() {
     let to: SocketAddr = "127.0.0.1:9".parse().unwrap();
     let small = PAGE_BYTES.trailing_zeros();
