@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io;
+use std::path::Path;
 use std::str::FromStr;
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
@@ -143,6 +144,19 @@ pub enum ArenaError {
         /// What `/proc/meminfo` calls available.
         available_bytes: usize,
     },
+    /// More than the memory node that was asked for can spare; the kernel would kill processes rather than use another node's.
+    #[error(
+        "an arena of {bytes} bytes is more than the {available_bytes} bytes available on memory node {node} (see numactl -H); \
+             give the cache a smaller size, choose another node (--numa-node), or stop other programs"
+    )]
+    NoNodeMemory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// The node.
+        node: u32,
+        /// What it can give, by its `meminfo`.
+        available_bytes: usize,
+    },
     /// The kernel refused even plain pages.
     #[error(
         "cannot map an arena of {bytes} bytes ({available_bytes} available): {source}; \
@@ -201,7 +215,18 @@ impl Arena {
         rings: u16,
         node: Option<u32>,
     ) -> Result<Arena, ArenaError> {
+        Arena::told_of_nodes(config, rings, node, Path::new(host::NODES))
+    }
+
+    /// The same, where `nodes` is the folder that tells of the host's memory nodes.
+    fn told_of_nodes(
+        config: &ArenaConfig,
+        rings: u16,
+        node: Option<u32>,
+        nodes: &Path,
+    ) -> Result<Arena, ArenaError> {
         let bytes = config.bytes;
+        let node = node.map(|node| (nodes, node));
         if bytes == 0 {
             return Err(ArenaError::Empty);
         }
@@ -209,15 +234,15 @@ impl Arena {
         for backing in candidates(config.huge_pages, bytes) {
             let len = rounded(bytes, backing).ok_or(ArenaError::TooLarge { bytes })?;
             match map(len, backing, node) {
-                Ok((map, node)) => {
-                    report(config, backing, first_failure.as_ref());
+                Ok((map, bound)) => {
+                    report(config, backing, first_failure.as_ref(), node);
                     return Ok(Arena {
                         donor: donor::Donor::default(),
                         map,
                         len,
                         backing,
                         headers: headers::Headers::new(rings),
-                        node,
+                        node: bound,
                     });
                 }
                 Err(error) if backing == Backing::Plain => return Err(give_up(bytes, error)),
@@ -373,7 +398,11 @@ fn rounded(bytes: usize, backing: Backing) -> Option<usize> {
 }
 
 /// The mapping, and the node that it is bound to.
-fn map(len: usize, backing: Backing, node: Option<u32>) -> io::Result<(MmapRaw, Option<u32>)> {
+fn map(
+    len: usize,
+    backing: Backing,
+    node: Option<(&Path, u32)>,
+) -> io::Result<(MmapRaw, Option<u32>)> {
     let huge = match backing {
         Backing::OneGiB => Some(30),
         Backing::TwoMiB => Some(21),
@@ -394,22 +423,29 @@ fn map(len: usize, backing: Backing, node: Option<u32>) -> io::Result<(MmapRaw, 
         map.advise(Advice::HugePage)?;
     }
     // Before the first touch, which is when pages are taken.
-    let bound = node.filter(|&node| match numa::bind(map.as_mut_ptr(), len, node) {
+    let bound = node.filter(|&(_, node)| match numa::bind(map.as_mut_ptr(), len, node) {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(node, %error, "the kernel does not bind memory to this node; it chooses itself");
             false
         }
     });
+    if let Some((nodes, node)) = bound {
+        numa::check_room(nodes, node, len, huge.map(|_| backing.page_bytes()))?;
+    }
     // Unlike MAP_POPULATE this says when pages are missing, instead of a signal at the first touch. Linux 5.14.
     match map.advise(Advice::PopulateWrite) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
         other => other?,
     }
-    Ok((map, bound))
+    Ok((map, bound.map(|(_, node)| node)))
 }
 
 fn give_up(bytes: usize, source: io::Error) -> ArenaError {
+    if let Some(short) = source.get_ref().and_then(|e| e.downcast_ref::<numa::Shortage>()) {
+        let numa::Shortage { node, available_bytes } = *short;
+        return ArenaError::NoNodeMemory { bytes, node, available_bytes };
+    }
     let available_bytes = host::available_bytes();
     match available_bytes {
         Some(available_bytes) if available_bytes < bytes => {
@@ -419,21 +455,26 @@ fn give_up(bytes: usize, source: io::Error) -> ArenaError {
     }
 }
 
-fn report(config: &ArenaConfig, got: Backing, failure: Option<&(Backing, io::Error)>) {
+fn report(
+    config: &ArenaConfig,
+    got: Backing,
+    failure: Option<&(Backing, io::Error)>,
+    node: Option<(&Path, u32)>,
+) {
     let bytes = config.bytes;
     let Some((wanted, error)) = failure else {
         tracing::info!(bytes, backing = %got, "arena mapped");
         return;
     };
-    let free = host::free_huge_pages(wanted.page_bytes());
+    let free = host::free_huge_pages(wanted.page_bytes(), node);
     tracing::warn!(
         bytes,
         asked = %config.huge_pages,
         backing = %got,
         "no arena of {wanted} ({error}; {free} such pages are free, {needed} needed), using {got}; \
-         remedy: echo {needed} > /sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages, best at boot",
+         remedy: echo {needed} > {folder}/nr_hugepages, best at boot",
         needed = bytes.div_ceil(wanted.page_bytes()),
-        kib = wanted.page_bytes() / 1024,
+        folder = host::huge_pages_folder(wanted.page_bytes(), node).display(),
     );
 }
 

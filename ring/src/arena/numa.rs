@@ -1,12 +1,50 @@
 //! Which memory node the arena's pages come from.
 
 use std::io;
+use std::path::Path;
+
+use super::host;
 
 /// `MPOL_BIND` of `linux/mempolicy.h`: from these nodes only.
 const MPOL_BIND: libc::c_int = 2;
 /// Nodes that can be named: `MAX_NUMNODES` of the kernels that there are (`CONFIG_NODES_SHIFT` is at most 10).
 const NODES_MAX: u32 = 1024;
 const WORD_BITS: u32 = libc::c_ulong::BITS;
+
+/// A node has less memory than is to come from it.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("memory node {node} has {available_bytes} bytes of such pages available")]
+pub(super) struct Shortage {
+    pub(super) node: u32,
+    pub(super) available_bytes: usize,
+}
+
+/// Whether a node has `len` bytes, in huge pages of a size or in small ones; to ask before they are touched.
+///
+/// Pages of a bound range come from no other node, and when this one has run out of small ones the kernel kills processes, this one
+/// first: an error is wanted instead. Where the kernel does not tell, there is nothing to compare.
+///
+/// # Errors
+/// [`Shortage`].
+pub(super) fn check_room(
+    nodes: &Path,
+    node: u32,
+    len: usize,
+    page_bytes: Option<usize>,
+) -> io::Result<()> {
+    let available_bytes = match page_bytes {
+        Some(bytes) => {
+            Some(host::free_huge_pages(bytes, Some((nodes, node))).saturating_mul(bytes))
+        }
+        None => host::node_available_bytes(nodes, node),
+    };
+    match available_bytes {
+        Some(available_bytes) if available_bytes < len => {
+            Err(io::Error::new(io::ErrorKind::OutOfMemory, Shortage { node, available_bytes }))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// Has all pages of a range that are not there yet come from one node.
 ///
