@@ -13,7 +13,7 @@
 //! | [`handle`] | what a shard does: look up, load, pin, give back |
 //! | [`frame`] | the life of a frame in one atomic word; why no wake-up is lost |
 //! | [`pins`] | which shard holds which frame; why no pin is overlooked |
-//! | [`index`] | one entry per key |
+//! | [`index`] | one entry per key, and room for every frame |
 //! | [`policy`] | which frame to reuse (S3-FIFO) |
 //! | [`pin`] | the promises that callers hold |
 //! | [`sys`] | bytes, on the strength of those promises |
@@ -76,7 +76,7 @@ pub struct BlockKey {
 
 impl BlockKey {
     /// Two rounds of multiply and shift (the finalizer of `MurmurHash3`). Not keyed: whoever makes keys collide slows his
-    /// own blocks, because a crowded bucket lets its own entries go.
+    /// own blocks: a bucket's list is short, and past its end its own entries go.
     #[inline]
     fn hash(self) -> u64 {
         let mut x = self.generation ^ self.block.wrapping_mul(0x9e37_79b9_7f4a_7c15);

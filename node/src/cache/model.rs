@@ -37,10 +37,14 @@ fn stamp(key: BlockKey) -> u8 {
     u8::try_from(key.generation * 16 + key.block).expect("small keys")
 }
 
-fn load(cache: &ShardCache, mut ticket: LoadTicket) -> WaitingShards {
+fn load(cache: &ShardCache, ticket: LoadTicket) -> WaitingShards {
+    load_for(cache, ticket, Purpose::Demand)
+}
+
+fn load_for(cache: &ShardCache, mut ticket: LoadTicket, purpose: Purpose) -> WaitingShards {
     let key = ticket.key();
     cache.load_bytes(&mut ticket)[0] = stamp(key);
-    let (pin, waiting) = cache.publish(ticket, 1, Purpose::Demand);
+    let (pin, waiting) = cache.publish(ticket, 1, purpose);
     look(cache, &pin, key);
     cache.unpin(pin);
     waiting
@@ -67,7 +71,8 @@ fn read(cache: &ShardCache, key: BlockKey) -> (u64, bool) {
 fn settled(cache: &Cache) {
     assert_eq!(cache.frames_pinned(), 0);
     let stats = cache.stats();
-    assert_eq!(stats.frames_free + stats.frames_small + stats.frames_main, stats.frames);
+    let kept = usize::try_from(stats.frames_kept).expect("a few");
+    assert_eq!(stats.frames_free + stats.frames_small + stats.frames_main + kept, stats.frames);
 }
 
 #[test]
@@ -226,6 +231,57 @@ fn loom_three_shards_on_one_frame() {
     });
 }
 
+/// In models a bucket's line has one entry: the second frame is in its list.
+#[test]
+fn loom_a_listed_frame_leaves_while_it_is_looked_up() {
+    check(1, 2, |cache| {
+        let (ours, theirs) = (cache.for_shard(0), cache.for_shard(1));
+        // The third takes the first one's place in the line; B stays in the list, and is the next to go.
+        for key in [A, B, C] {
+            read(&ours, key);
+        }
+        let other = thread::spawn(move || read(&theirs, B));
+        read(&ours, A);
+        other.join().expect("no panic");
+        settled(&cache);
+    });
+}
+
+#[test]
+fn loom_one_load_of_a_listed_block() {
+    check(2, 3, |cache| {
+        let (ours, theirs) = (cache.for_shard(0), cache.for_shard(1));
+        read(&ours, A);
+        let other = thread::spawn(move || read(&theirs, B));
+        read(&ours, B);
+        other.join().expect("no panic");
+        assert_eq!(cache.stats().loads, 2, "one load of each key");
+        settled(&cache);
+    });
+}
+
+#[test]
+fn loom_what_is_kept_stays() {
+    check(1, 2, |cache| {
+        let (ours, theirs) = (cache.for_shard(0), cache.for_shard(1));
+        // B is in the line, and gives way to C: so A is in the list for good.
+        read(&ours, B);
+        let Lookup::Load(ticket) = ours.lookup(A) else { panic!("a free frame") };
+        let other = thread::spawn(move || {
+            read(&theirs, C);
+            read(&theirs, A).1
+        });
+        let woken = load_for(&ours, ticket, Purpose::Keep);
+        read(&ours, B);
+        let waits = other.join().expect("no panic");
+        assert!(!waits || woken.contains(1), "shard 1 waits for ever");
+        let Lookup::Hit(pin) = ours.lookup(A) else { panic!("a kept block is gone") };
+        look(&ours, &pin, A);
+        ours.unpin(pin);
+        settled(&cache);
+    });
+}
+
 /// Whether a model fails when this mistake is made.
 fn is_found(mistake: Mistake, model: fn(Arc<Cache>)) -> bool {
     plant(Some(mistake));
@@ -265,6 +321,11 @@ fn one_load_and_look(cache: Arc<Cache>) {
     let other = thread::spawn(move || read(&theirs, A).1);
     read(&ours, A);
     other.join().expect("no panic");
+}
+
+#[test]
+fn loom_finds_an_insertion_that_does_not_look_again() {
+    assert!(is_found(Mistake::ClaimAfterAnOldScan, one_load));
 }
 
 #[test]

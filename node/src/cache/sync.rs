@@ -129,6 +129,8 @@ pub(crate) enum Mistake {
     UnpinRelaxed,
     /// A block can be found before its bytes.
     PublishRelaxed,
+    /// An insertion claims its bucket as it is, not as it was when it was looked through.
+    ClaimAfterAnOldScan,
     /// Whoever waits does not look whether the load has ended meanwhile.
     WaitWithoutLook,
 }

@@ -15,6 +15,8 @@ mod policy;
 mod stress;
 
 const BLOCK: usize = 2 * UNIT_BYTES;
+/// What a bucket holds, line and list.
+const BUCKET: usize = 32;
 
 fn cache(frames: usize) -> ShardCache {
     cache_of(frames, BLOCK)
@@ -86,8 +88,8 @@ fn hits(cache: &ShardCache, key: BlockKey) -> bool {
 }
 
 impl Cache {
-    /// What must hold while nobody uses the cache.
-    fn check_invariants(&self) {
+    /// What must hold while nobody uses the cache. Tells how many blocks are here and cannot be found: those that gave way.
+    fn check_invariants(&self) -> usize {
         let mut indexed = BTreeMap::new();
         for (bucket, number) in self.index.entries() {
             let frame = &self.frames[number as usize];
@@ -100,8 +102,10 @@ impl Cache {
         let count = |phase| self.frames.iter().filter(|f| f.state().phase() == phase).count();
         let stats = self.stats();
         assert_eq!(stats.frames_free, count(Phase::Free));
-        assert_eq!(stats.frames_small + stats.frames_main, count(Phase::Ready));
+        let kept = usize::try_from(stats.frames_kept).unwrap();
+        assert_eq!(stats.frames_small + stats.frames_main + kept, count(Phase::Ready));
         assert_eq!(count(Phase::Evicting), 0);
+        count(Phase::Ready) + count(Phase::Loading) - indexed.len()
     }
 }
 
@@ -312,33 +316,79 @@ fn another_content_never_answers() {
     cache.check_invariants();
 }
 
+/// Blocks that meet in one bucket.
+fn crowd(cache: &Cache, count: usize) -> Vec<BlockKey> {
+    let home = |key: BlockKey| cache.index.home(key.hash());
+    (0..).map(key).filter(|&k| home(k) == home(key(0))).take(count).collect()
+}
+
 #[test]
-fn keys_of_one_bucket_give_way_to_each_other() {
+fn keys_of_one_bucket_stand_in_its_list() {
     let cache = cache(64);
-    let home = cache.index.home(key(0).hash());
-    let crowd: Vec<_> =
-        (0..).map(key).filter(|k| cache.index.home(k.hash()) == home).take(9).collect();
+    let crowd = crowd(&cache, BUCKET);
+    for &key in &crowd {
+        let pin = load(&cache, key);
+        cache.unpin(pin);
+    }
+    for &key in &crowd {
+        let pin = hit(&cache, key);
+        let mut expected = [0; BLOCK];
+        fill(key, &mut expected);
+        assert_eq!(cache.bytes(&pin), expected);
+        cache.unpin(pin);
+    }
+    assert_eq!(cache.check_invariants(), 0);
+}
+
+#[test]
+fn past_the_end_of_a_list_keys_give_way_to_each_other_but_not_loads() {
+    let cache = cache(64);
+    let crowd = crowd(&cache, BUCKET + 2);
     let pins: Vec<_> = crowd.iter().map(|&k| load(&cache, k)).collect();
-    assert_eq!(crowd.iter().filter(|&&k| cache.index.candidates(k.hash()).count() > 0).count(), 7);
+    assert_eq!(crowd.iter().filter(|&&k| cache.is_known(k)).count(), BUCKET);
     for (pin, &k) in pins.into_iter().zip(&crowd) {
         let mut expected = [0; BLOCK];
         fill(k, &mut expected);
         assert_eq!(cache.bytes(&pin), expected);
         cache.unpin(pin);
     }
-    cache.check_invariants();
-    // Seven loads under way in one bucket leave no room for an eighth.
+    assert_eq!(cache.check_invariants(), 2);
     let cache = self::cache(64);
-    let tickets: Vec<_> = crowd[..7]
-        .iter()
-        .map(|&k| match cache.lookup(k) {
-            Lookup::Load(ticket) => ticket,
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert!(matches!(cache.lookup(crowd[7]), Lookup::Full));
+    let begin = |&key| match cache.lookup(key) {
+        Lookup::Load(ticket) => ticket,
+        other => panic!("{other:?}"),
+    };
+    let tickets: Vec<_> = crowd[..BUCKET].iter().map(begin).collect();
+    assert!(matches!(cache.lookup(crowd[BUCKET]), Lookup::Full));
     for ticket in tickets {
         let _ = cache.abandon(ticket);
     }
-    cache.check_invariants();
+    assert_eq!(cache.check_invariants(), 0);
+}
+
+/// A vDisk that nearly fills the cache is all there, and leaves no other block without a place.
+#[test]
+fn what_is_kept_shuts_nobody_out() {
+    const FRAMES: u64 = 1 << 14;
+    const KEPT: u64 = 15_872;
+    let cache = cache_of(usize::try_from(FRAMES).unwrap(), UNIT_BYTES);
+    let keep = |block| BlockKey { generation: 77, block };
+    for block in 0..KEPT {
+        let Lookup::Load(ticket) = cache.lookup(keep(block)) else {
+            panic!("block {block} has no place")
+        };
+        let (pin, _) = cache.publish(ticket, 0, Purpose::Keep);
+        cache.unpin(pin);
+    }
+    assert!(cache.index.listed_frames() > 0, "no bucket overflows: this tests nothing");
+    // As many others as there are blocks of the image: each bucket is met.
+    for block in 0..2 * FRAMES {
+        let pin = load(&cache, key(block));
+        cache.unpin(pin);
+        assert!(hits(&cache, key(block)), "block {block} did not stay for a moment");
+    }
+    assert!((0..KEPT).all(|block| hits(&cache, keep(block))), "a kept block is gone");
+    let stats = cache.stats();
+    assert_eq!((stats.frames_kept, stats.full), (KEPT, 0));
+    assert_eq!(cache.check_invariants(), 0);
 }
