@@ -28,6 +28,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("tshark", "tshark"),
     ("promtool", "prometheus"),
     ("curl", "curl"),
+    ("strace", "strace"),
     ("ip", "iproute2"),
     ("nft", "nftables"),
     ("nbdkit", "nbdkit"),

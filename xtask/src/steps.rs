@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::install;
 use crate::proc::{self, run};
-use crate::runner::{Job, Step};
+use crate::runner::{Job, Step, skip};
 use crate::scratch::Scratch;
 use crate::{e2e, protocol, tidy};
 
@@ -35,6 +35,7 @@ pub const ALL: &[Step] = &[
     step("docs-tables", &[], "protocol tables in docs equal the code's", docs_tables),
     step("unit", &[], "unit, golden and property tests; doc tests", unit),
     step("loom", &[], "every interleaving of what cores share", loom),
+    step("miri", &[], "frames and index of the cache under Miri's memory model", miri),
     step("sim", &[], "simulated networks and crashes; planted mutations are caught", sim),
     step("fuzz", &[], "each decoder survives a moment of fuzzing", fuzz),
     step("build", &[], "release programs", build),
@@ -236,6 +237,38 @@ fn loom(job: &mut Job<'_>) -> anyhow::Result<()> {
     let (status, text) = run(&mut command, "cargo", &job.log, BUILD_WITHIN)?;
     anyhow::ensure!(status.success(), "the models failed: {status}");
     count(job, &text)
+}
+
+/// Where Miri lives: it is no part of a stable toolchain.
+const NIGHTLY: &str = "nightly";
+
+/// The tests that need no ring: Miri knows no `io_uring` and no huge page.
+fn miri(job: &mut Job<'_>) -> anyhow::Result<()> {
+    let (quick, long) = (Duration::from_mins(1), Duration::from_mins(10));
+    if install::find("rustup").is_none() && !cargo_bin_has("rustup") {
+        return Err(skip("no rustup to bring a nightly toolchain with Miri"));
+    }
+    let there = ["run", NIGHTLY, "cargo", "miri", "--version"];
+    if job.run(&mut rustup(job, &there), quick).is_err() {
+        let get = ["toolchain", "install", NIGHTLY, "--profile=minimal", "--no-self-update"];
+        let parts = ["--component=miri", "--component=rust-src"];
+        job.run(&mut rustup(job, &[&get[..], &parts[..]].concat()), long)?;
+    }
+    let package = ["--locked", "-p", "diskstream-node", "--lib"];
+    let tests = ["--", "cache::frame", "cache::index"];
+    let args = [&["run", NIGHTLY, "cargo", "miri", "test"][..], &package[..], &tests[..]].concat();
+    let mut command = rustup(job, &args);
+    // As with loom: a target folder of its own.
+    command.env("CARGO_TARGET_DIR", job.ctx.target.join("miri"));
+    let (status, text) = run(&mut command, "rustup", &job.log, BUILD_WITHIN)?;
+    anyhow::ensure!(status.success(), "Miri ended with {status}; see the log");
+    count(job, &text)
+}
+
+fn rustup(job: &Job<'_>, args: &[&str]) -> std::process::Command {
+    let mut command = proc::command("rustup");
+    command.current_dir(&job.ctx.root).env("CARGO_TERM_COLOR", "never").args(args);
+    command
 }
 
 fn sim(job: &mut Job<'_>) -> anyhow::Result<()> {
