@@ -8,6 +8,7 @@ pub mod cli;
 pub mod control;
 pub mod event_loop;
 pub mod farm;
+pub mod lock;
 pub mod metrics;
 pub mod network;
 pub mod peers;

@@ -3,10 +3,10 @@
 //! A small table for the whole node, behind a lock that is only ever tried: a keep-alive that finds it taken is not counted, and the
 //! next one comes within seconds. Nothing here grows, and nothing is on the path of a read.
 
-use std::sync::Mutex;
-
 use diskstream_wire::Mac;
 use diskstream_wire::time::Nanos;
+
+use crate::lock::Mutex;
 
 /// Devices that are remembered. Guessed: what fits a screen, twice over.
 const DEVICES: usize = 32;

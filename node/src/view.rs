@@ -4,13 +4,14 @@
 //! one and look at an atomic number to learn that there is a newer one, so that a login takes no lock unless something changed.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{ContentId, NodeEntry};
 
 use crate::farm::Farm;
+use crate::lock::Mutex;
 
 /// Whether a peer lives, as far as this node knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -191,7 +191,7 @@ impl Index {
         let open = link & VERSION == 0;
         let claimed =
             open && bucket.link.compare_exchange(link, link | VERSION, Acquire, Relaxed).is_ok();
-        claimed.then(|| Claim { index: self, bucket, link })
+        claimed.then_some(Claim { index: self, bucket, link })
     }
 
     /// Every entry: bucket number and frame. For invariant checks.
@@ -225,6 +225,7 @@ struct Claim<'a> {
 }
 
 /// Where an entry is put.
+#[derive(Clone, Copy)]
 enum Place<'a> {
     Slot(&'a AtomicU64),
     /// In front of the list.

@@ -11,14 +11,15 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use self::places::{CONNECTIONS_MAX, Held, Places};
 use super::{Answer, LINE_BYTES_MAX, Request};
+use crate::lock::Mutex;
 
 /// A connection that asks nothing for so long is closed. Guessed: longer than anybody types.
 const IDLE_TIME: Duration = Duration::from_secs(60);

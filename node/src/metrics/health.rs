@@ -1,6 +1,6 @@
 //! Whether the node takes devices, for `/healthz`.
 
-use std::sync::Mutex;
+use crate::lock::Mutex;
 
 /// What the node is up to.
 #[derive(Clone, Debug, PartialEq, Eq)]

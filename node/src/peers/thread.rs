@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::config::{OwnReport, PeerConfig};
 use super::counters::PeerCounters;
 use super::machine::Peers;
 use super::status::{PeerEvent, PeerStatus, RefusedBy};
+use crate::lock::Mutex;
 use crate::shard::NodeShared;
 use crate::view::{HeldVersion, Load};
 

@@ -2,11 +2,11 @@
 //! asked for each vDisk, carried out, counted and told.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 
 use diskstream_wire::Nanos;
 
 use crate::control::{Answer, Rebalanced};
+use crate::lock::Mutex;
 use crate::metrics::{Samples, Source};
 use crate::rebalance::{Plan, Settings, begin, decide};
 use crate::running::RunningNode;

@@ -66,6 +66,7 @@ const RULES: &[Rule] = &[
     ("clocks are read in their own files", |_, all| each_rust(all, clocks)),
     ("state machines do no input or output", |_, all| each_rust(all, pure_machines)),
     ("event loops match no message type", |_, all| each_rust(all, blind_loops)),
+    ("locks of a node are counted ones", |_, all| each_rust(all, counted_locks)),
     ("no leftover markers", |_, all| all.iter().flat_map(leftovers).collect()),
     ("no path of one machine", |_, all| all.iter().flat_map(machine_paths).collect()),
     ("links in documents lead somewhere", |root, all| {
@@ -217,6 +218,20 @@ fn blind_loops(source: &Source) -> Vec<String> {
         .collect()
 }
 
+/// A test counts what shards lock; a lock of another kind would escape it.
+fn counted_locks(source: &Source) -> Vec<String> {
+    let watched = ["node/src/", "ring/src/"].iter().any(|p| source.path.starts_with(p));
+    // The one that counts, and the model checker's.
+    if !watched || ["node/src/lock.rs", "node/src/cache/sync.rs"].contains(&source.path.as_str()) {
+        return Vec::new();
+    }
+    let words = ["Mutex", "RwLock", "Condvar"];
+    if source.product_code().contains("use crate::lock::Mutex") {
+        return find_words(source, &["std::sync::Mutex", "RwLock"], "use crate::lock");
+    }
+    find_words(source, &words, "use crate::lock, whose locks are counted")
+}
+
 fn find_words(source: &Source, list: &[&str], what: &str) -> Vec<String> {
     let mut places = Vec::new();
     for word in list {
@@ -302,6 +317,17 @@ mod tests {
         let text = "use std::net::UdpSocket;";
         assert_eq!(pure_machines(&source("wire/src/lib.rs", text)).len(), 1);
         assert!(pure_machines(&source("bench/src/relay.rs", text)).is_empty());
+    }
+
+    #[test]
+    fn locks_that_nobody_counts_are_found() {
+        let bare = "use std::sync::{Arc, Mutex};";
+        assert_eq!(counted_locks(&source("node/src/a.rs", bare)).len(), 1);
+        assert_eq!(counted_locks(&source("ring/src/a.rs", "std::sync::RwLock::new(1)")).len(), 1);
+        let counted = "use crate::lock::Mutex;\nstatic A: Mutex<u8> = Mutex::new(1);";
+        assert!(counted_locks(&source("node/src/a.rs", counted)).is_empty());
+        assert!(counted_locks(&source("node/src/lock.rs", bare)).is_empty());
+        assert!(counted_locks(&source("device/src/a.rs", bare)).is_empty());
     }
 
     #[test]

@@ -186,7 +186,10 @@ impl Oracle {
     fn check(&self) {
         let lost = self.cache().check_invariants();
         assert!(lost == 0 || self.cache().usable_frames() > BUCKET, "a block is not to be found");
-        assert!(self.kept.keys().all(|&key| self.cache().is_known(key)), "a kept block is lost");
+        assert!(
+            self.kept.keys().all(|&key| self.cache().known(key) == Some(Known::Here)),
+            "a kept block is lost"
+        );
         assert_eq!(self.cache().stats().frames_kept, self.kept.len() as u64);
         for (pin, key, valid) in &self.pins {
             let expected = Self::expected(*key, *valid);

@@ -4,10 +4,11 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, MutexGuard};
 use std::time::Duration;
 
 use super::{Answer, write_line};
+use crate::lock::Mutex;
 
 /// Connections at once. Guessed: a few operators, `top` and a script; more is a script that leaks them.
 pub(super) const CONNECTIONS_MAX: usize = 16;
