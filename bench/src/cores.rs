@@ -84,8 +84,13 @@ pub fn run(args: &CoresArgs) -> anyhow::Result<()> {
     let both = format!("{},{}", CORES.0, CORES.1);
     let mut rounds = Vec::new();
     for turn in 1..=args.rounds {
-        let one_shard = side(args, &CORES.0.to_string())?;
-        let two_shards = side(args, &both)?;
+        // What comes first changes, so that what the machine does beside it falls on both alike.
+        let (one_shard, two_shards) = if turn % 2 == 1 {
+            (side(args, &CORES.0.to_string())?, side(args, &both)?)
+        } else {
+            let two_shards = side(args, &both)?;
+            (side(args, &CORES.0.to_string())?, two_shards)
+        };
         let ratio = two_shards.node_cpu_us_per_read / one_shard.node_cpu_us_per_read;
         let _ = writeln!(
             std::io::stderr(),

@@ -195,7 +195,7 @@ impl ShardThread {
                 }
                 Completion::Woken => {}
                 Completion::SocketError { error, .. } => {
-                    tracing::warn!(%error, "a socket of shard {} reported an error", self.shard.index());
+                    self.shard.step(Input::SocketFailed { error }, now, &mut self.out);
                 }
             }
         }

@@ -289,6 +289,10 @@ impl Shard {
             }
             Input::DiskDone { token, result } => self.on_disk_done(token, result, now, out),
             Input::Sent { plan, result } => self.on_sent(plan, result, out),
+            Input::SocketFailed { error } => {
+                self.counters.socket_errors.inc();
+                self.event(Event::SocketFailed { shard: self.index, error }, out);
+            }
             Input::FromShard(message) => self.on_message(message, now, out),
             Input::VdiskChanged { vdisk } => self.on_vdisk_changed(vdisk, now, out),
             Input::Drain { state, deadline } => self.on_drain(state, deadline, now, out),

@@ -29,6 +29,9 @@ pub struct Comparison {
     pub best_peer: String,
     /// Its median.
     pub theirs: f64,
+    /// Whether both held the rate of an open loop; none where there is no rate to hold. A latency of a server that does not is that of its
+    /// backlog.
+    pub held: Option<[bool; 2]>,
     /// Ours ÷ theirs: the ratio of the medians.
     pub ratio: f64,
     /// The ratio of each round.
@@ -124,9 +127,15 @@ impl PeersReport {
         }
         writeln!(out, "\nours ÷ best stream peer (each round)")?;
         for c in &self.comparisons {
+            let held = match c.held {
+                None | Some([true, true]) => "",
+                Some([true, false]) => "; the peer does not hold the rate",
+                Some([false, true]) => "; we do not hold the rate",
+                Some([false, false]) => "; neither holds the rate",
+            };
             writeln!(
                 out,
-                "  MTU {:5} {:12} {:>7.3}  {:?}: {} against {} of {}; rounds {:?}",
+                "  MTU {:5} {:12} {:>7.3}  {:?}: {} against {} of {}; rounds {:?}{held}",
                 c.mtu,
                 c.load.name(),
                 c.ratio,
@@ -212,9 +221,12 @@ fn compare(cells: &[Cell], mtu: u16, load: Load) -> Option<Comparison> {
     let of_load = || cells.iter().filter(|cell| cell.load == Some(load));
     let our_cell = of_load().find(|cell| cell.server == ours_name)?;
     let peers = of_load().filter(|cell| !is_ours(&cell.server));
-    let (theirs, best) = peers
-        .filter_map(|cell| Some((middle(cell)?, cell)))
-        .min_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    // One that holds the rate is better than any that does not.
+    let order = |(value, cell): &(f64, &Cell)| (cell.held == Some(false), *value);
+    let (theirs, best) = peers.filter_map(|cell| Some((middle(cell)?, cell))).min_by(|a, b| {
+        let ((a_fails, a), (b_fails, b)) = (order(a), order(b));
+        a_fails.cmp(&b_fails).then(a.total_cmp(&b))
+    })?;
     let ours = middle(our_cell)?;
     let pairs = our_cell.each(|run| run.of(measure)).zip(best.each(|run| run.of(measure)));
     Some(Comparison {
@@ -225,6 +237,7 @@ fn compare(cells: &[Cell], mtu: u16, load: Load) -> Option<Comparison> {
         ours,
         best_peer: best.server.clone(),
         theirs,
+        held: our_cell.held.zip(best.held).map(|(ours, theirs)| [ours, theirs]),
         ratio: round(ours / theirs, 3),
         each: pairs.map(|(ours, theirs)| round(ours / theirs, 3)).collect(),
     })

@@ -89,17 +89,17 @@ pub fn run(args: &StormArgs) -> anyhow::Result<()> {
         }
         let node = Setup { kind, image: image.as_deref(), store: store.as_ref() };
         let storm = measure(args, &trace, own.then_some(node))?;
-        if let Some(fault) = storm.fault() {
-            bail!("{fault}");
-        }
         storms.push(storm);
     }
+    // The figures are worth a look all the same, and say how many failed.
+    let fault = storms.iter().find_map(Storm::fault);
     let settings = settings(args, &trace);
     let report = Report::new(storms, own.then_some(args.asked()), settings, provenance);
     if let Some(folder) = &args.plots {
         plot::write(folder, &report)?;
     }
-    report.print(args.json)
+    report.print(args.json)?;
+    fault.map_or(Ok(()), |fault| bail!("{fault}"))
 }
 
 fn settings(args: &StormArgs, trace: &Trace) -> Settings {

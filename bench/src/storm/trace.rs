@@ -3,7 +3,7 @@
 //! The file has a line for each read, `time_ms,offset,length`, in order of time. A machine that boots asks for the next thing when
 //! it has the one before and has thought about it. So the time between two lines is taken as **think time after the answer**: a
 //! device asks for a line's bytes that long after all bytes of the line before it have arrived. (The recorded gap also holds the time
-//! that the recorded disk took, so a replay is never quicker than the boot was.) Lines with the same time were
+//! that the recorded disk took, so a replay at the speed of the boot is never quicker than that was.) Lines with the same time were
 //! asked for together, and are asked for together here.
 
 use std::collections::BTreeSet;

@@ -76,6 +76,7 @@ impl Session {
         request.timeouts = 0;
         request.pendings = 0;
         request.lost = false;
+        request.ignored = false;
         self.requests.enqueue(slot);
     }
 

@@ -262,6 +262,7 @@ counters! {
         disk_overdue: Counter, "disk_errors_total"["reason" = "overdue"], "Disk reads that gave no usable block, by reason.";
         disk_mismatches: Counter, "disk_errors_total"["reason" = "content_differs"], "Disk reads that gave no usable block, by reason.";
         datagrams_in: Counter, "datagrams_received_total", "Datagrams received.";
+        socket_errors: Counter, "socket_errors_total", "Errors that sockets reported by themselves; they go on receiving.";
         bytes_in: Counter, "datagram_bytes_received_total", "Bytes of datagrams received.";
         datagrams_out: Counter, "datagrams_sent_total", "Datagrams handed to a socket.";
         bytes_out: Counter, "datagram_bytes_sent_total", "Bytes of datagrams handed to a socket.";

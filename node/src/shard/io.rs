@@ -49,6 +49,11 @@ pub enum Input<'a> {
         /// Bytes sent.
         result: Result<u32, Errno>,
     },
+    /// A socket of the shard reported an error of its own; it goes on receiving.
+    SocketFailed {
+        /// The kernel's reason.
+        error: Errno,
+    },
     /// Another shard of this node says something.
     FromShard(ShardMessage),
     /// Somebody changed the file of a vDisk: it takes no devices any more, and those that it has move.
@@ -295,6 +300,10 @@ pub enum Event {
     Paused {
         late_ms: u64,
     },
+    SocketFailed {
+        shard: u16,
+        error: Errno,
+    },
 }
 
 impl Event {
@@ -319,6 +328,7 @@ impl Event {
             Event::Resumed { .. } => "resumed",
             Event::RebalanceStarted { .. } => "rebalance_started",
             Event::Paused { .. } => "paused",
+            Event::SocketFailed { .. } => "socket_failed",
             Event::StandbyPromoted { .. } => "standby_promoted",
             Event::StandbyLeans { .. } => "standby_leans",
         }
@@ -343,6 +353,7 @@ impl Event {
             | Event::StandbyLeans { .. }
             | Event::DiskOverdue { .. }
             | Event::Paused { .. }
+            | Event::SocketFailed { .. }
             | Event::DrainFinished { .. } => Severity::Warning,
             Event::DiskFailed { .. }
             | Event::DiskShort { .. }
@@ -393,6 +404,9 @@ impl fmt::Display for Event {
             | Event::SessionEnded { .. }
             | Event::StandbyPromoted { .. }
             | Event::StandbyLeans { .. } => self.fmt_story(f),
+            Event::SocketFailed { shard, error } => {
+                write!(f, "a socket of shard {shard} reported {error}; it goes on receiving")
+            }
             Event::DiskFailed { offset, errno, .. } => write!(
                 f,
                 "the store gave no bytes at offset {offset}: {errno}; devices read this range elsewhere. Check the disk"
