@@ -8,23 +8,18 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, bail};
 use diskstream_device::driver::{Fleet, FleetConfig, Member, Ports};
-use diskstream_device::session::{Event, Session, SessionConfig};
+use diskstream_device::session::{Event, ReadError, Session, SessionConfig};
 use diskstream_ring::{Wait, clock};
 use diskstream_wire::{Mac, Nanos};
 use hdrhistogram::Histogram;
 
-use crate::image;
-use crate::open_loop::OpenLoop;
+use crate::book::{Asked, Book, Step};
 use crate::random::Random;
 
 /// The longest turn without anything to do, so that stage changes are noticed. Guessed.
 const TURN_MAX: Nanos = Nanos::from_millis(20);
 /// Devices must have logged in after this: 4,096 of them take about a second here. Guessed.
 const LOGIN_LIMIT: Nanos = Nanos::from_secs(30);
-/// A loop in which no read ends for so long has hung: longer than a device needs to give up a node and find another.
-const STALL_LIMIT: Nanos = Nanos::from_secs(30);
-/// Wait for the answers that are still out when the time is over. Guessed.
-const LAST_ANSWERS: Nanos = Nanos::from_secs(5);
 /// Wait for the node to confirm that devices leave. Guessed.
 const DETACH_LIMIT: Nanos = Nanos::from_secs(2);
 /// Receive buffers of the largest fleets: 512 MiB of addresses, of which small trains touch a tenth.
@@ -327,7 +322,7 @@ impl Devices {
     /// Does a job. `edge` is called when the window opens and when it closes.
     ///
     /// # Errors
-    /// When the ring fails, or no read ends for [`STALL_LIMIT`].
+    /// When the ring fails, or no read ends for long.
     pub fn run(
         &mut self,
         job: Job,
@@ -335,13 +330,9 @@ impl Devices {
         mut progress: impl FnMut(u64, u64),
     ) -> anyhow::Result<Tally> {
         let start = clock::now();
-        let opens = start + job.ramp;
-        let mut closes = opens + job.window;
         let mut work = Work::new(job, self.image_bytes, start);
-        if work.job.rate.is_none() {
-            self.begin(&mut work, start)?;
-        }
-        let mut seen = (0, start);
+        self.begin(&mut work, start)?;
+        let mut seen = 0;
         loop {
             let wait = self.ask_due(&mut work);
             self.fleet.turn(wait, |member, session, event, now| {
@@ -350,47 +341,34 @@ impl Devices {
                 }
             })?;
             let now = clock::now();
-            if work.stage == Stage::Ramp && now >= opens {
-                edge(self)?;
-                // The window is as long as was asked, wherever it begins.
-                work.window.0 = clock::now();
-                closes = work.window.0 + work.job.window;
-                work.stage = Stage::Window;
+            match work.book.step(now)? {
+                Step::On => {}
+                Step::Edge => edge(self)?,
+                Step::Over => return Ok(work.end(now)),
             }
-            if work.stage == Stage::Window && (now >= closes || work.is_over()) {
-                edge(self)?;
-                work.close(now);
-                closes = now;
-            }
-            if work.is_over() {
-                return Ok(work.end());
-            }
-            if work.stage == Stage::Last && now > closes + LAST_ANSWERS {
-                work.give_up(now);
-                return Ok(work.end());
-            }
-            let ended = work.tally.reads_all + work.tally.failed;
-            if ended != seen.0 {
-                seen = (ended, now);
+            let ended = work.book.ended_count();
+            if ended != seen {
+                seen = ended;
                 progress(ended, now.since(start).as_millis());
-            } else if now.since(seen.1) > STALL_LIMIT {
-                bail!("no read ended for {} s", STALL_LIMIT.as_millis() / 1000);
             }
         }
     }
 
+    /// Asks for what a closed loop keeps outstanding.
     fn begin(&mut self, work: &mut Work, now: Nanos) -> anyhow::Result<()> {
-        for member in 0..work.job.devices {
-            for slot in 0..work.job.depth {
-                let Some(offset) = work.next_offset(member) else { return Ok(()) };
-                let token = (member * work.job.depth + slot) as u64;
-                work.slots[member * work.job.depth + slot] = Slot { offset, started: now };
-                self.fleet
-                    .session_mut(member)
-                    .read(token, offset, vec![0; work.job.size], now)
-                    .map_err(|refused| anyhow::anyhow!("device {member}: {refused}"))?;
-                work.outstanding += 1;
+        for index in 0..work.slots.len() {
+            let buffer = vec![0; work.book.size()];
+            if work.book.is_open() {
+                work.free.push((index, buffer));
+                continue;
             }
+            let member = index / work.depth;
+            let Some(asked) = work.book.ask(member, now) else { return Ok(()) };
+            work.slots[index] = Some(asked);
+            self.fleet
+                .session_mut(member)
+                .read(index as u64, asked.offset, buffer, now)
+                .map_err(|refused| anyhow::anyhow!("device {member}: {refused}"))?;
         }
         Ok(())
     }
@@ -398,12 +376,12 @@ impl Devices {
     /// Asks for the reads of an open loop that are due; gives how long the loop may wait.
     fn ask_due(&mut self, work: &mut Work) -> Wait {
         let now = clock::now();
-        let idle = Wait::Until(now + TURN_MAX);
-        while let Some((member, due)) = work.open.as_mut().and_then(|open| open.due(now)) {
-            work.ask(member, self.fleet.session_mut(member), due, now);
+        while let Some((member, due)) = work.book.due(now) {
+            let (index, buffer) =
+                work.free.pop().expect("no more reads than slots are outstanding");
+            work.read(member, self.fleet.session_mut(member), index, buffer, due, now);
         }
-        let Some(open) = &work.open else { return idle };
-        open.rest(now).map_or(Wait::Never, |rest| Wait::Until(now + rest.earlier(TURN_MAX)))
+        work.book.rest(now).map_or(Wait::Never, |rest| Wait::Until(now + rest))
     }
 
     /// Says goodbye, so that the node need not find out.
@@ -425,113 +403,26 @@ impl Devices {
     }
 }
 
-/// Where a job stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// Reads run, nothing is counted yet.
-    Ramp,
-    /// Reads are counted.
-    Window,
-    /// No more reads are asked for; those that were due before still are.
-    Last,
-}
-
-/// A read under way.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    offset: u64,
-    /// When it was asked for, or was due; `NEVER` while an open loop does not use the slot.
-    started: Nanos,
-}
-
 /// A job under way.
 struct Work {
-    job: Job,
-    image_bytes: u64,
-    stage: Stage,
-    slots: Vec<Slot>,
-    outstanding: u64,
-    tally: Tally,
-    open: Option<OpenLoop>,
+    book: Book,
+    /// Reads that each device has outstanding at most.
+    depth: usize,
+    /// Reads under way: a device's lie together.
+    slots: Vec<Option<Asked>>,
     /// Slots of an open loop that no read uses, and their buffers.
     free: Vec<(usize, Vec<u8>)>,
-    /// When it opened and closed, as far as it has.
-    window: (Nanos, Nanos),
 }
 
 impl Work {
     fn new(job: Job, image_bytes: u64, start: Nanos) -> Work {
-        let (low, high, digits) = LATENCY;
-        let latency = Histogram::new_with_bounds(low, high, digits)
-            .expect("bounds and digits are those of the crate's page");
-        let tally = Tally {
-            reads: 0,
-            reads_all: 0,
-            failed: 0,
-            wrong_bytes: 0,
-            latency,
-            first_failure: None,
-            skipped: 0,
-            unfinished: 0,
-        };
-        let count = job.devices * job.depth;
-        let open =
-            job.rate.map(|rate| OpenLoop::new(job.devices, job.depth, rate, start, job.seed));
-        let free = open.iter().flat_map(|_| (0..count).map(|slot| (slot, vec![0; job.size])));
-        let free = free.collect();
-        let slots = vec![Slot { offset: 0, started: Nanos::NEVER }; count];
-        let window = (Nanos::NEVER, Nanos::NEVER);
-        Work {
-            job,
-            image_bytes,
-            stage: Stage::Ramp,
-            slots,
-            outstanding: 0,
-            tally,
-            open,
-            free,
-            window,
-        }
+        let (depth, count) = (job.depth, job.devices * job.depth);
+        let book = Book::new(job, image_bytes, start);
+        Work { book, depth, slots: vec![None; count], free: Vec::new() }
     }
 
-    /// Nothing is outstanding, and nothing will be.
-    fn is_over(&self) -> bool {
-        self.outstanding == 0 && (self.open.is_none() || self.stage == Stage::Last)
-    }
-
-    /// The window ends, and nothing that is due later is asked for.
-    fn close(&mut self, now: Nanos) {
-        self.stage = Stage::Last;
-        self.window.1 = now;
-        if let Some(open) = &mut self.open {
-            open.stop();
-        }
-    }
-
-    /// Nobody waits any longer for what is missing. Of an open loop that is what the server was too slow for; a read of a closed
-    /// one is lost.
-    fn give_up(&mut self, now: Nanos) {
-        let Some(open) = &mut self.open else {
-            self.tally.failed += self.outstanding;
-            self.tally.first_failure.get_or_insert_with(|| "it was never answered".to_owned());
-            return;
-        };
-        let asked = self.slots.iter().map(|slot| slot.started).filter(|&at| at != Nanos::NEVER);
-        for due in asked.chain(open.waiting()).filter(|&due| due >= self.window.0) {
-            self.tally.unfinished += 1;
-            self.tally.latency.saturating_record(now.since(due).0.max(LATENCY.0));
-        }
-    }
-
-    fn end(mut self) -> Tally {
-        self.tally.skipped = self.open.map_or(0, |open| open.skipped());
-        self.tally
-    }
-
-    /// A read of an open loop is due and its device has room for it.
-    fn ask(&mut self, member: Member, session: &mut Session, due: Nanos, now: Nanos) {
-        let (index, buffer) = self.free.pop().expect("no more reads than slots are outstanding");
-        self.read(member, session, index, buffer, due, now);
+    fn end(self, now: Nanos) -> Tally {
+        self.book.close(self.slots.into_iter().flatten(), now)
     }
 
     fn read(
@@ -543,19 +434,12 @@ impl Work {
         due: Nanos,
         now: Nanos,
     ) {
-        let Some(offset) = self.next_offset(member) else { return };
-        self.slots[index] = Slot { offset, started: due };
-        match session.read(index as u64, offset, buffer, now) {
-            Ok(()) => self.outstanding += 1,
-            Err(refused) => {
-                self.tally.failed += 1;
-                self.tally.first_failure.get_or_insert_with(|| refused.to_string());
-            }
+        let Some(asked) = self.book.ask(member, due) else { return };
+        self.slots[index] = Some(asked);
+        if let Err(refused) = session.read(index as u64, asked.offset, buffer, now) {
+            self.slots[index] = None;
+            self.book.refused(refused.to_string(), now);
         }
-    }
-
-    fn next_offset(&mut self, member: Member) -> Option<u64> {
-        self.job.offsets.next(member, self.job.size as u64, self.image_bytes)
     }
 
     /// Counts an answer and asks for the next read with its buffer.
@@ -565,51 +449,24 @@ impl Work {
         session: &mut Session,
         token: u64,
         buffer: Vec<u8>,
-        error: Option<diskstream_device::session::ReadError>,
+        error: Option<ReadError>,
         now: Nanos,
     ) {
         let index = usize::try_from(token).expect("tokens are indices of slots");
-        let slot = self.slots[index];
-        self.outstanding -= 1;
-        match error {
-            None => self.count(slot, &buffer, now),
-            Some(error) => {
-                self.tally.failed += 1;
-                self.tally.first_failure.get_or_insert_with(|| error.to_string());
-            }
-        }
-        let due = match &mut self.open {
-            Some(open) => open.ended(member),
-            // A read that failed would fail again at once, and for ever: the loop gets shorter instead.
-            None if self.stage == Stage::Last || error.is_some() => return,
-            None => Some(now),
-        };
-        if let Some(due) = due {
-            self.read(member, session, index, buffer, due, now);
+        let asked = self.slots[index].take().expect("a read ends once");
+        let due = if let Some(error) = error {
+            self.book.failed(member, error.to_string(), now)
         } else {
-            self.slots[index].started = Nanos::NEVER;
-            self.free.push((index, buffer));
-        }
-    }
-
-    fn count(&mut self, slot: Slot, buffer: &[u8], now: Nanos) {
-        self.tally.reads_all += 1;
-        let in_window = self.stage == Stage::Window;
-        self.tally.reads += u64::from(in_window);
-        let latency = if self.open.is_some() {
-            // Not the turn's time: what a long turn does before it comes to this answer belongs to the latency.
-            let due = slot.started >= self.window.0 && slot.started < self.window.1;
-            due.then(|| clock::now().since(slot.started))
-        } else {
-            in_window.then(|| now.since(slot.started))
+            // Of an open loop not the turn's time: what a long turn does before it comes to this answer belongs to the latency.
+            let at = if self.book.is_open() { clock::now() } else { now };
+            let due = self.book.ended(member, asked, at);
+            self.book.check(asked, 0, &buffer);
+            due
         };
-        if let Some(latency) = latency {
-            self.tally.latency.saturating_record(latency.0.max(LATENCY.0));
-        }
-        if self.job.check != Check::Nothing {
-            let thorough = self.job.check == Check::EveryByte;
-            self.tally.wrong_bytes +=
-                image::wrong_bytes(self.job.seed, slot.offset, buffer, thorough);
+        match due {
+            Some(due) => self.read(member, session, index, buffer, due, now),
+            None if self.book.is_open() => self.free.push((index, buffer)),
+            None => {}
         }
     }
 }

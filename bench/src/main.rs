@@ -7,9 +7,11 @@
 //! on purpose.
 #![deny(unsafe_code)]
 
+mod book;
 mod cache_cost;
 mod cores;
 mod failover;
+mod flags;
 mod fleet;
 mod floor;
 mod forge;

@@ -13,6 +13,7 @@ use diskstream_ring::clock;
 use diskstream_wire::Nanos;
 use diskstream_wire::limits::UNIT_BYTES;
 
+use crate::flags::within;
 use crate::fleet::{Check, Counts, Devices, DevicesConfig, Job, Offsets, Tally};
 use crate::image;
 use crate::node_process::{CpuTime, NodeProcess};
@@ -160,29 +161,15 @@ impl ReadArgs {
     pub fn check(&self) -> anyhow::Result<()> {
         let unit = UNIT_BYTES as u64;
         let (devices, depth, size) = (u64::from(self.devices), u64::from(self.depth), self.size);
-        ensure!(
-            (1..=DEVICES_MAX).contains(&self.devices),
-            "--devices {devices}: must be from 1 to {DEVICES_MAX}"
-        );
-        ensure!(
-            (1..=READS_MAX as u64).contains(&depth),
-            "--depth {depth}: must be from 1 to {READS_MAX}"
-        );
-        ensure!(
-            self.rate.is_none_or(|rate| (1..=RATE_MAX).contains(&rate)),
-            "--rate {}: must be from 1 to {RATE_MAX} reads/s",
-            self.rate.unwrap_or(0)
-        );
+        within("--devices", self.devices, 1..=DEVICES_MAX)?;
+        within("--depth", depth, 1..=READS_MAX as u64)?;
+        self.rate.map_or(Ok(()), |rate| within("--rate", rate, 1..=RATE_MAX))?;
         ensure!(
             size > 0 && size.is_multiple_of(unit) && size <= READ_CALL_BYTES_MAX as u64,
             "--size {size}: must be whole units of {unit}, up to {}M",
             READ_CALL_BYTES_MAX >> 20
         );
-        ensure!(
-            (0.1..=86_400.0).contains(&self.seconds),
-            "--seconds {}: must be from 0.1 to 86400",
-            self.seconds
-        );
+        within("--seconds", self.seconds, 0.1..=86_400.0)?;
         ensure!(self.mtu >= MTU_MIN, "--mtu {}: must be at least {MTU_MIN}", self.mtu);
         ensure!(
             devices * depth * size <= BUFFERS_BYTES_MAX,

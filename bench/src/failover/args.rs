@@ -9,6 +9,7 @@ use diskstream_device::session::limits::READ_CALL_BYTES_MAX;
 use diskstream_wire::Nanos;
 use diskstream_wire::limits::UNIT_BYTES;
 
+use crate::flags::within;
 use crate::net::Impairment;
 use crate::read::parse_size;
 
@@ -162,26 +163,10 @@ impl FailoverArgs {
     /// # Errors
     /// The flag, its value and what it must be.
     pub fn check(&self) -> anyhow::Result<()> {
-        ensure!(
-            (1..=DEVICES_MAX).contains(&self.devices),
-            "--devices {}: must be from 1 to {DEVICES_MAX}",
-            self.devices
-        );
-        ensure!(
-            (1..=NODES_MAX).contains(&self.nodes),
-            "--nodes {}: must be from 1 to {NODES_MAX}",
-            self.nodes
-        );
-        ensure!(
-            (1.0..=86_400.0).contains(&self.seconds),
-            "--seconds {}: must be from 1 to 86400",
-            self.seconds
-        );
-        ensure!(
-            (1..=1_000_000).contains(&self.rate),
-            "--rate {}: must be from 1 to 1000000",
-            self.rate
-        );
+        within("--devices", self.devices, 1..=DEVICES_MAX)?;
+        within("--nodes", self.nodes, 1..=NODES_MAX)?;
+        within("--seconds", self.seconds, 1.0..=86_400.0)?;
+        within("--rate", self.rate, 1..=1_000_000)?;
         ensure!(
             self.size > 0
                 && self.size.is_multiple_of(UNIT_BYTES as u64)
@@ -205,11 +190,7 @@ impl FailoverArgs {
             !self.all || (matches!(self.mode, Mode::Kill | Mode::Stop) && !self.in_namespaces()),
             "--all: nodes end with --mode kill or stop, on loopback"
         );
-        ensure!(
-            (1..=3600).contains(&self.gone_seconds),
-            "--gone-seconds {}: must be from 1 to 3600",
-            self.gone_seconds
-        );
+        within("--gone-seconds", self.gone_seconds, 1..=3600)?;
         ensure!(
             !self.odd_node || self.nodes >= 2,
             "--odd-node: needs a node beside it; use it with --nodes 2 or more"
@@ -230,11 +211,7 @@ impl FailoverArgs {
             "--forged: forgeries must change nothing, and that shows where nothing else happens; use it with --mode none \
              alone"
         );
-        ensure!(
-            (1..=1_000_000).contains(&self.forged_per_second),
-            "--forged-per-second {}: must be from 1 to 1000000",
-            self.forged_per_second
-        );
+        within("--forged-per-second", self.forged_per_second, 1..=1_000_000)?;
         let seconds = self.forged.div_ceil(self.forged_per_second);
         ensure!(
             self.length() >= Nanos::from_secs(seconds),

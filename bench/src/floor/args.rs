@@ -6,6 +6,7 @@ use anyhow::ensure;
 use clap::ValueEnum;
 
 use super::loads::{LOADS, Load};
+use crate::flags::within;
 use crate::read::parse_size;
 
 /// Rounds at most. Guessed: hours.
@@ -92,16 +93,8 @@ impl FloorArgs {
     /// # Errors
     /// Names the flag.
     pub fn check(&self) -> anyhow::Result<()> {
-        ensure!(
-            (1..=ROUNDS_MAX).contains(&self.rounds),
-            "--rounds {}: must be from 1 to {ROUNDS_MAX}",
-            self.rounds
-        );
-        ensure!(
-            (0.1..=3600.0).contains(&self.seconds),
-            "--seconds {}: must be from 0.1 to 3600",
-            self.seconds
-        );
+        within("--rounds", self.rounds, 1..=ROUNDS_MAX)?;
+        within("--seconds", self.seconds, 0.1..=3600.0)?;
         ensure!(
             self.image_bytes.is_multiple_of(1 << 20) && self.image_bytes >= 64 << 20,
             "--image-bytes {}: must be whole MiB, at least 64M",
@@ -112,12 +105,7 @@ impl FloorArgs {
             "--cold-image-bytes {}: must be whole MiB, at least 128M (the node's cache has 64M)",
             self.cold_image_bytes
         );
-        ensure!(
-            self.cold_depth.is_none_or(|depth| (1..=256).contains(&depth)),
-            "--cold-depth {}: must be from 1 to 256",
-            self.cold_depth.unwrap_or_default()
-        );
-        Ok(())
+        self.cold_depth.map_or(Ok(()), |depth| within("--cold-depth", depth, 1..=256))
     }
 
     /// Whether this part is to be measured.

@@ -19,6 +19,7 @@ use diskstream_ring::clock;
 use diskstream_wire::Nanos;
 use serde::Serialize;
 
+use crate::flags::within;
 use crate::image;
 use crate::node_process::{CpuTime, NodeProcess, metric};
 use crate::read::{CORES, nanos_of, pin};
@@ -103,20 +104,13 @@ struct Report {
 
 impl IdleArgs {
     fn check(&self) -> anyhow::Result<()> {
-        ensure!(
-            (1..=SESSIONS_MAX).contains(&self.sessions),
-            "--sessions {}: must be from 1 to {SESSIONS_MAX}",
-            self.sessions
-        );
+        within("--sessions", self.sessions, 1..=SESSIONS_MAX)?;
         for (name, seconds) in [
             ("--seconds", self.seconds),
             ("--keep-alive", self.keep_alive),
             ("--standby-check", self.standby_check),
         ] {
-            ensure!(
-                (0.1..=3600.0).contains(&seconds),
-                "{name} {seconds}: must be from 0.1 to 3600"
-            );
+            within(name, seconds, 0.1..=3600.0)?;
         }
         Ok(())
     }

@@ -12,9 +12,9 @@ use anyhow::{Context, ensure};
 use diskstream_ring::clock;
 use diskstream_wire::Nanos;
 
-use super::book::{Asked, Book, Step};
 use super::process::{Place, ServerProcess};
 use super::servers::Peer;
+use crate::book::{Asked, Book, Step};
 use crate::fleet::{Job, Tally};
 use crate::net::Namespace;
 use crate::{stop, sys};
@@ -105,7 +105,7 @@ impl Blade {
     ) -> anyhow::Result<(Tally, u64)> {
         self.client.run(|| {
             let mut client = Client::new(&job, self.mtu)?;
-            let mut book = Book::new(job, self.image_bytes, clock::now());
+            let mut book = Book::new(job, self.image_bytes, clock::now()).with_samples();
             for _ in 0..book.at_once() {
                 client.ask(&mut book, clock::now())?;
             }

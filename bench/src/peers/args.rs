@@ -5,6 +5,7 @@ use diskstream_device::session::MTU_MIN;
 
 use super::loads::Load;
 use super::servers::Peer;
+use crate::flags::within;
 use crate::read::parse_size;
 
 /// Compare our node with other servers of disk images, on the same image and under the same loads, in turns.
@@ -55,16 +56,8 @@ pub struct PeersArgs {
 impl PeersArgs {
     /// What no single flag can tell, before anything is made or opened.
     pub fn check(&self) -> anyhow::Result<()> {
-        ensure!(
-            (1..=100).contains(&self.rounds),
-            "--rounds {}: must be from 1 to 100",
-            self.rounds
-        );
-        ensure!(
-            (0.1..=600.0).contains(&self.seconds),
-            "--seconds {}: must be from 0.1 to 600",
-            self.seconds
-        );
+        within("--rounds", self.rounds, 1..=100)?;
+        within("--seconds", self.seconds, 0.1..=600.0)?;
         ensure!((1..=4).contains(&self.mtu.len()), "--mtu: must name one to four");
         for mtu in &self.mtu {
             ensure!(*mtu >= MTU_MIN, "--mtu {mtu}: must be at least {MTU_MIN}");

@@ -11,7 +11,6 @@
 
 mod aoe;
 mod args;
-mod book;
 mod figures;
 mod iscsi;
 mod loads;

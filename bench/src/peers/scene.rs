@@ -12,7 +12,6 @@ use diskstream_wire::Nanos;
 
 use super::aoe::{self, Blade};
 use super::args::PeersArgs;
-use super::book;
 use super::figures::{Cell, Figures, figures};
 use super::loads::Load;
 use super::process::Place;
@@ -20,6 +19,7 @@ use super::servers::{self, Peer, Protocol, Server};
 use super::stream::Clients;
 use super::wire::Wire;
 use super::{connect_iscsi, connect_nbd};
+use crate::book;
 use crate::fleet::{Check, Job, Tally};
 use crate::node_process::{CpuTime, NodeProcess};
 use crate::read::{self, CORES, Pattern, ReadArgs};

@@ -12,8 +12,8 @@ use diskstream_ring::clock;
 use diskstream_wire::Nanos;
 use mio::{Events, Interest, Poll, Token};
 
-use super::book::{Asked, Book, Step};
 use super::wire::{Head, Wire};
+use crate::book::{Asked, Book, Step};
 use crate::fleet::{Job, Tally};
 use crate::stop;
 
@@ -89,7 +89,7 @@ impl<W: Wire> Clients<W> {
     ) -> anyhow::Result<Tally> {
         ensure!(job.devices == self.connections.len(), "one device for each connection");
         let depth = job.depth;
-        let mut book = Book::new(job, self.image_bytes, clock::now());
+        let mut book = Book::new(job, self.image_bytes, clock::now()).with_samples();
         for connection in &mut self.connections {
             connection.begin(depth, &mut book)?;
         }

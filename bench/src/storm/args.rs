@@ -7,6 +7,7 @@ use anyhow::ensure;
 use clap::ValueEnum;
 use diskstream_device::session::MTU_MIN;
 
+use crate::flags::within;
 use crate::read::parse_size;
 
 /// Devices at most: a socket each, in one ring.
@@ -130,26 +131,10 @@ impl StormArgs {
     /// # Errors
     /// The flag that cannot work, and why.
     pub fn check(&self) -> anyhow::Result<()> {
-        ensure!(
-            (1..=DEVICES_MAX).contains(&self.devices),
-            "--devices {}: must be from 1 to {DEVICES_MAX}",
-            self.devices
-        );
-        ensure!(
-            (0.01..=1e6).contains(&self.speed),
-            "--speed {}: must be from 0.01 to 1000000",
-            self.speed
-        );
-        ensure!(
-            (0.0..=3600.0).contains(&self.spread),
-            "--spread {}: must be from 0 to 3600 seconds",
-            self.spread
-        );
-        ensure!(
-            (1..=100).contains(&self.rounds),
-            "--rounds {}: must be from 1 to 100",
-            self.rounds
-        );
+        within("--devices", self.devices, 1..=DEVICES_MAX)?;
+        within("--speed", self.speed, 0.01..=1e6)?;
+        within("--spread", self.spread, 0.0..=3600.0)?;
+        within("--rounds", self.rounds, 1..=100)?;
         ensure!(self.mtu >= MTU_MIN, "--mtu {}: must be at least {MTU_MIN}", self.mtu);
         ensure!(
             self.image_bytes.is_multiple_of(1 << 20)

@@ -1,5 +1,5 @@
-//! The account of a run, for the clients of other servers: ramp, window and last answers, what counts in each, and which reads are
-//! due. (The fleet of devices keeps its own; this one follows the same rules.) Time is an argument.
+//! The account of a loop of reads, for the fleet of devices and for the clients of other servers: ramp, window and last answers, what
+//! counts in each, and which reads are due. Time is an argument.
 
 use diskstream_wire::Nanos;
 use hdrhistogram::Histogram;
@@ -8,10 +8,10 @@ use crate::fleet::{Check, Job, LATENCY, Offsets, Tally};
 use crate::image;
 use crate::open_loop::OpenLoop;
 
-/// Wait for the answers that are still out when the time is over, as the fleet does.
+/// Wait for the answers that are still out when the time is over. Guessed.
 const LAST_ANSWERS: Nanos = Nanos::from_secs(5);
-/// Without an answer for so long, a closed loop has hung.
-const STALL_LIMIT: Nanos = Nanos::from_secs(10);
+/// A loop in which no read ends for so long has hung: longer than a device needs to give up a node and find another.
+const STALL_LIMIT: Nanos = Nanos::from_secs(30);
 /// The longest sleep, so that stage changes are noticed.
 const TURN_MAX: Nanos = Nanos::from_millis(20);
 /// One in so many reads is compared byte for byte, where the others' stamps are: as much as costs the client nothing that shows.
@@ -59,6 +59,8 @@ pub struct Book {
     /// The window, as far as it has begun and ended.
     window: (Nanos, Nanos),
     asked: u64,
+    /// One in so many reads is compared byte for byte; none: no read is.
+    thorough_every: Option<u64>,
     outstanding: usize,
     ended_at: Nanos,
 }
@@ -73,6 +75,7 @@ impl Book {
         let open = job.rate.map(|rate| OpenLoop::new(job.devices, job.depth, rate, now, job.seed));
         Book {
             until: now + job.ramp,
+            thorough_every: (job.check == Check::EveryByte).then_some(1),
             job,
             image_bytes,
             open,
@@ -92,6 +95,25 @@ impl Book {
             outstanding: 0,
             ended_at: now,
         }
+    }
+
+    /// Compares one read in 64 byte for byte, where it would be the stamps only.
+    #[must_use]
+    pub fn with_samples(mut self) -> Book {
+        self.thorough_every.get_or_insert(THOROUGH_EVERY);
+        self
+    }
+
+    /// Whether reads are asked for by the clock.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Reads that ended so far, well or not.
+    #[must_use]
+    pub fn ended_count(&self) -> u64 {
+        self.tally.reads_all + self.tally.failed
     }
 
     /// Bytes of a read.
@@ -125,8 +147,7 @@ impl Book {
         let offset = self.job.offsets.next(member, self.job.size as u64, self.image_bytes)?;
         self.asked += 1;
         self.outstanding += 1;
-        let thorough =
-            self.job.check == Check::EveryByte || self.asked.is_multiple_of(THOROUGH_EVERY);
+        let thorough = self.thorough_every.is_some_and(|every| self.asked.is_multiple_of(every));
         Some(Asked { offset, since, thorough })
     }
 
@@ -156,6 +177,20 @@ impl Book {
         }
     }
 
+    /// A read has failed. A closed loop asks for no other in its place, which would fail at once and for ever: it gets shorter instead.
+    pub fn failed(&mut self, member: usize, reason: String, now: Nanos) -> Option<Nanos> {
+        self.refused(reason, now);
+        self.open.as_mut()?.ended(member)
+    }
+
+    /// A read could not even be asked for.
+    pub fn refused(&mut self, reason: String, now: Nanos) {
+        self.outstanding -= 1;
+        self.ended_at = now;
+        self.tally.failed += 1;
+        self.tally.first_failure.get_or_insert(reason);
+    }
+
     fn is_of_window(&self, due: Nanos) -> bool {
         due >= self.window.0 && due < self.window.1
     }
@@ -170,6 +205,8 @@ impl Book {
             "no read ended for {} s",
             STALL_LIMIT.as_millis() / 1000
         );
+        // All was read, or all that was asked for has failed.
+        let over = self.outstanding == 0 && self.open.is_none();
         match self.stage {
             Stage::Ramp if now >= self.until => {
                 self.stage = Stage::Window;
@@ -177,7 +214,8 @@ impl Book {
                 self.until = now + self.job.window;
                 Ok(Step::Edge)
             }
-            Stage::Window if now >= self.until => {
+            Stage::Ramp if over => Ok(Step::Over),
+            Stage::Window if over || now >= self.until => {
                 self.stage = Stage::Last;
                 self.window.1 = now;
                 self.until = now + LAST_ANSWERS;
@@ -195,7 +233,7 @@ impl Book {
         let Some(open) = self.open.take() else {
             self.tally.failed += self.outstanding as u64;
             if self.outstanding > 0 {
-                self.tally.first_failure = Some("it was never answered".to_owned());
+                self.tally.first_failure.get_or_insert_with(|| "it was never answered".to_owned());
             }
             return self.tally;
         };
@@ -292,7 +330,55 @@ mod tests {
     fn a_server_that_falls_silent_ends_the_run() {
         let mut book = Book::new(job(None), 1 << 20, Nanos::ZERO);
         let _ = book.ask(0, Nanos::ZERO);
-        assert!(book.step(Nanos::from_secs(9)).is_ok());
-        assert!(book.step(Nanos::from_secs(11)).is_err());
+        assert!(book.step(Nanos::from_secs(29)).is_ok());
+        assert!(book.step(Nanos::from_secs(31)).is_err());
+    }
+
+    #[test]
+    fn a_loop_that_has_read_all_ends_before_its_time() {
+        let at = Nanos::from_millis;
+        let once = Offsets::Once { next: 0 };
+        let endless = Job { offsets: once, ramp: at(0), window: Nanos::NEVER, ..job(None) };
+        let mut book = Book::new(endless, 2 * 4096, at(0));
+        let both = [book.ask(0, at(0)).unwrap(), book.ask(0, at(0)).unwrap()];
+        assert_eq!(book.step(at(1)).unwrap(), Step::Edge, "the window opens");
+        for asked in both {
+            assert!(book.ended(0, asked, at(2)).is_some());
+            assert!(book.ask(0, at(2)).is_none(), "nothing is left to read");
+        }
+        assert_eq!(book.step(at(3)).unwrap(), Step::Edge, "and closes");
+        assert_eq!(book.step(at(3)).unwrap(), Step::Over);
+        assert_eq!(book.close(std::iter::empty(), at(3)).reads, 2);
+    }
+
+    #[test]
+    fn a_failed_read_shortens_a_closed_loop_and_not_an_open_one() {
+        let at = Nanos::from_millis;
+        let mut book = Book::new(job(None), 1 << 20, at(0));
+        let _ = book.ask(0, at(0));
+        assert_eq!(book.failed(0, "first".to_owned(), at(1)), None);
+        assert_eq!(book.step(at(2)).unwrap(), Step::Over, "before the window opened");
+        let tally = book.close(std::iter::empty(), at(2));
+        assert_eq!((tally.failed, tally.first_failure.as_deref()), (1, Some("first")));
+        let mut book = Book::new(job(Some(1000)), 1 << 20, at(0));
+        let mut due = 0;
+        while let Some((member, since)) = book.due(at(50)) {
+            let _ = book.ask(member, since);
+            due += 1;
+        }
+        assert_eq!(due, 2, "the depth; the others wait");
+        assert!(book.failed(0, "x".to_owned(), at(51)).is_some(), "the next in the queue follows");
+        assert_eq!(book.step(at(52)).unwrap(), Step::Edge);
+    }
+
+    #[test]
+    fn one_read_in_64_is_compared_whole_where_samples_are_wanted() {
+        let whole = |mut book: Book| {
+            (0..128).filter(|_| book.ask(0, Nanos::ZERO).unwrap().thorough).count()
+        };
+        let new = |check| Book::new(Job { check, ..job(None) }, 1 << 20, Nanos::ZERO);
+        assert_eq!(whole(new(Check::Stamps)), 0);
+        assert_eq!(whole(new(Check::Stamps).with_samples()), 2);
+        assert_eq!(whole(new(Check::EveryByte).with_samples()), 128);
     }
 }
