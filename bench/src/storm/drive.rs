@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::atomic::AtomicBool;
 
 use anyhow::bail;
 use diskstream_device::driver::{Fleet, Member, Ports};
@@ -14,6 +15,7 @@ use super::trace::Trace;
 use crate::fleet::{Check, DevicesConfig, LATENCY};
 use crate::image;
 use crate::random::Random;
+use crate::stop;
 
 /// Devices that are switched on in one turn, so that those before them are not kept waiting. Guessed.
 const STARTS_PER_TURN: u16 = 16;
@@ -37,6 +39,8 @@ pub struct Plan<'a> {
     pub check: Check,
     /// Seed of the image.
     pub seed: u64,
+    /// Set when the program is told to end.
+    pub stop: &'a AtomicBool,
 }
 
 /// How one device fared. Times are on the run's clock, from the first device's start.
@@ -105,7 +109,7 @@ pub struct Progress {
 /// Boots all devices.
 ///
 /// # Errors
-/// When sockets or the ring cannot be had, a node refuses a device, or nothing ends for [`STALL_LIMIT`].
+/// When sockets or the ring cannot be had, a node refuses a device, the program is told to end, or nothing ends for [`STALL_LIMIT`].
 pub fn run(
     plan: &Plan<'_>,
     random: &mut Random,
@@ -133,6 +137,7 @@ pub fn run(
             work.give_up(now);
         }
         progress(work.progress(now));
+        stop::go_on(plan.stop)?;
     }
     for member in 0..fleet.len() {
         let counters = fleet.session(member).counters();

@@ -25,6 +25,7 @@ mod warm;
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -46,7 +47,7 @@ use crate::node_process::{CpuTime, NodeProcess, metric, metric_sum};
 use crate::random::Random;
 use crate::read::{CORES, nanos_of, pin};
 use crate::report::{Provenance, round};
-use crate::sys;
+use crate::{stop, sys};
 
 /// Open files beside the devices' sockets. Guessed.
 const FILES_BESIDE: u64 = 512;
@@ -82,13 +83,15 @@ pub fn run(args: &StormArgs) -> anyhow::Result<()> {
     let image = image.transpose()?;
     let store = image.as_deref().filter(|_| args.warm_up == Switch::On);
     let store = store.map(Store::new).transpose()?;
+    // Who is ended at once leaves the store's folder behind.
+    let stop = stop::on_signals()?;
     for (number, &kind) in schedule.iter().enumerate() {
         if schedule.len() > 1 {
             let _ =
                 writeln!(std::io::stderr(), "storm {} of {}: {kind}", number + 1, schedule.len());
         }
         let node = Setup { kind, image: image.as_deref(), store: store.as_ref() };
-        let storm = measure(args, &trace, own.then_some(node))?;
+        let storm = measure(args, &trace, own.then_some(node), &stop)?;
         storms.push(storm);
     }
     // The figures are worth a look all the same, and say how many failed.
@@ -131,7 +134,12 @@ struct Setup<'a> {
 }
 
 /// One storm, with a node of its own where one is set up: its cache is empty.
-fn measure(args: &StormArgs, trace: &Trace, setup: Option<Setup<'_>>) -> anyhow::Result<Storm> {
+fn measure(
+    args: &StormArgs,
+    trace: &Trace,
+    setup: Option<Setup<'_>>,
+    stop: &AtomicBool,
+) -> anyhow::Result<Storm> {
     let own = setup.is_some();
     // The node is started before this thread's devices: it would inherit the core.
     let node = setup.as_ref().map(|setup| start_node(args, setup)).transpose()?;
@@ -149,7 +157,7 @@ fn measure(args: &StormArgs, trace: &Trace, setup: Option<Setup<'_>>) -> anyhow:
         (false, false) => Check::Nothing,
     };
     let spread = nanos_of(args.spread);
-    let plan = Plan { trace, devices: &devices, spread, check, seed: args.seed };
+    let plan = Plan { trace, devices: &devices, spread, check, seed: args.seed, stop };
     let before = node.as_ref().map(Sample::of).transpose()?;
     let (outcome, elapsed, fleet) = on_its_core(args.no_pin, || {
         let fleet = || CpuTime::read(Path::new("/proc/thread-self/schedstat"));
