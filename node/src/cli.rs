@@ -213,8 +213,8 @@ pub struct ServeArgs {
     /// Pin the image in the cache: load all of it at the start, and never evict a block of it. With --farm: cache_pinned of the vDisk.
     #[arg(long, conflicts_with = "farm")]
     pub cache_pinned: bool,
-    /// Disk reads that each store (file system) is asked at once by all shards together, or auto: what the queue of its device holds, and 12
-    /// where it has none (NFS, FUSE). Each shard has its part, rounded down, but at least 1 and at most 256.
+    /// Disk reads that each store (file system) is asked at once by all shards together, or auto: what the queue of its device holds; where it
+    /// has none 12 for FUSE and 256 for others (NFS, btrfs). Each shard has its part, rounded down, but at least 1 and at most 256.
     #[arg(long, default_value = "auto")]
     pub store_depth: StoreDepth,
     /// Memory node of the cache: off (the kernel chooses), disk (the one of the images' disk), nic:INTERFACE, or a number.

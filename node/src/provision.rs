@@ -2,12 +2,13 @@
 //! read of it.
 
 use std::collections::HashSet;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::bail;
-use diskstream_vdisk::{FlatMap, SECTOR_BYTES, Vdisk, WarmList};
+use diskstream_vdisk::{DataFile, FlatMap, SECTOR_BYTES, Vdisk, WarmList};
 use diskstream_wire::ContentId;
 
 use crate::cli::{Bytes, NumaNode, StoreDepth};
@@ -15,10 +16,12 @@ use crate::settings::{Settings, VdiskSetting};
 use crate::shard::{Feed, Limits, Recorder, STORES_MAX, VdiskEntry};
 use crate::sysfs::Sysfs;
 
-/// Reads that a store without a block device is asked at once: NFS, FUSE, a file system over several disks. Derived: what the kernel
-/// hands a FUSE server at once (`max_background`); the rest would wait in the kernel, in the order in which it came, and 12 blocks
-/// of 64 KiB within a millisecond are 750 MiB/s.
-const DEPTH_UNKNOWN: u16 = 12;
+/// Reads that a FUSE store is asked at once. Derived: what the kernel hands a server at once (`max_background`); the rest would wait in the
+/// kernel, in the order in which it came.
+const DEPTH_OF_FUSE: u16 = 12;
+/// Reads that another store without a queue of its own is asked at once: NFS, btrfs, overlays, whatever lies over several disks. Guessed:
+/// that of an NVMe disk's queue in small; they have a device below that nobody names here.
+const DEPTH_UNKNOWN: u16 = 256;
 
 /// The memory node that the cache is to lie on; none: the kernel chooses.
 ///
@@ -247,6 +250,8 @@ impl Kept<'_> {
 /// The file systems that images lie on: what may hang as a whole.
 struct Stores {
     devices: Vec<u64>,
+    /// Those of them that are FUSE's.
+    fuse: HashSet<u64>,
 }
 
 impl Stores {
@@ -261,7 +266,14 @@ impl Stores {
                 STORES_MAX - 1
             );
         }
-        Stores { devices }
+        let fuse = vdisks.iter().flatten().filter(|vdisk| {
+            let may_block = |file: &DataFile| {
+                // A file that cannot be asked is not read, either.
+                diskstream_ring::file::may_block(file.buffered().as_fd()).unwrap_or(false)
+            };
+            vdisk.files().iter().any(may_block)
+        });
+        Stores { devices, fuse: fuse.map(|vdisk| vdisk.identity().dev).collect() }
     }
 
     fn count(&self) -> u16 {
@@ -282,9 +294,10 @@ impl Stores {
             let (depth, why) = match (settings.store_depth, told) {
                 (StoreDepth::Is(depth), _) => (depth, "--store-depth"),
                 (StoreDepth::Auto, Some(depth)) => (depth, "what its device's queue holds"),
-                (StoreDepth::Auto, None) => {
-                    (DEPTH_UNKNOWN, "it has no block device that says more")
+                (StoreDepth::Auto, None) if self.fuse.contains(&device) => {
+                    (DEPTH_OF_FUSE, "what FUSE hands its server")
                 }
+                (StoreDepth::Auto, None) => (DEPTH_UNKNOWN, "no block device of its own says less"),
             };
             let each = (depth / settings.shards().max(1)).clamp(1, settings.limits.flights_max);
             // Stores that share a number are asked as the weakest of them can.

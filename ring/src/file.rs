@@ -182,6 +182,14 @@ impl AsRawFd for DirectFile {
     }
 }
 
+/// True for a file of a file system that may block whoever starts a read; see [`DirectFile::is_read_by_worker`].
+///
+/// # Errors
+/// What `fstatfs` answers.
+pub fn may_block(file: BorrowedFd<'_>) -> io::Result<bool> {
+    sys::may_block(file)
+}
+
 fn servable(kind: std::fs::FileType) -> bool {
     kind.is_file() || kind.is_block_device()
 }

@@ -127,7 +127,7 @@ fn each_store_is_asked_for_what_its_own_device_takes() {
     let sysfs = sysfs(&root);
     let disk = image(&root, "disk.img");
     let (fuse, slow, fast) = (54, 8 << 8, 259 << 8);
-    let stores = Stores { devices: vec![fuse, slow, fast] };
+    let stores = Stores { devices: vec![fuse, slow, fast], fuse: [fuse].into() };
     let depths = |flags: &[&str]| stores.depths(&settings(&disk, flags), &sysfs)[..3].to_vec();
     assert_eq!(depths(&["--cores", "0"]), [12, 32, 256], "at most what a shard can wait for");
     assert_eq!(depths(&["--cores", "0", "--store-depth", "40"]), [40, 40, 40]);
@@ -141,10 +141,10 @@ fn each_store_is_asked_for_what_its_own_device_takes() {
     assert_eq!(of_shards(64), [1, 1, 15], "but each at least one");
     // Stores that share the last number are asked as the weakest of them can be.
     let devices = (0..20).map(|minor| 300 << 8 | minor).chain([slow]);
-    let many = Stores { devices: devices.collect() };
+    let many = Stores { devices: devices.collect(), fuse: HashSet::new() };
     assert_eq!((many.count(), many.number(slow), many.number(300 << 8 | 19)), (16, 15, 15));
     let depths = many.depths(&settings(&disk, &["--cores", "0"]), &sysfs);
-    assert_eq!(depths, [12; STORES_MAX]);
+    assert_eq!((depths[..15].to_vec(), depths[15]), (vec![256; 15], 32), "what no device bounds");
 }
 
 #[test]
