@@ -19,7 +19,7 @@
 //! | [`foresight`] | what the next reads will touch, asked for ahead |
 //! | [`stores`] | how many reads each store is asked at once |
 //! | [`ahead`], [`feed`], [`record`], [`early`] | which blocks are loaded before they are asked for |
-//! | [`serve`] | whose turn it is, and what shares a send |
+//! | [`serve`], [`pack`] | whose turn it is, and what shares a send |
 //! | [`gather`] | whether what comes may wait for more |
 //! | [`keep`], [`roles`] | how sessions live, and which of them are load |
 //! | [`notices`], [`drain`], [`rebalance`] | how devices are told to move, and how a node empties |
@@ -48,6 +48,7 @@ mod moment;
 mod mutation;
 mod notices;
 mod pace;
+mod pack;
 mod pause;
 mod place;
 pub(crate) mod random;

@@ -313,14 +313,7 @@ impl Ring {
         if segments > SEGMENTS_MAX {
             return Err(SendRefused::Segments);
         }
-        let arena = self.owned.arena.as_deref();
-        let inside = plan.pieces().iter().all(|piece| match *piece {
-            crate::send::Piece::Scratch { .. } => true,
-            crate::send::Piece::Arena { offset, len } => {
-                arena.is_some_and(|arena| arena.holds(offset, len as usize))
-            }
-        });
-        if !inside {
+        if plan.arena_end() > self.owned.arena.as_deref().map_or(0, Arena::len) {
             return Err(SendRefused::OutsideArena);
         }
         let messages = if self.features.gso { 1 } else { segments };

@@ -98,6 +98,8 @@ pub struct SendPlan {
     pieces: Vec<Piece>,
     scratch: Vec<u8>,
     payload_bytes: usize,
+    /// Where the last byte ends that is named in the arena; 0: none is. Whoever sends the plan checks it once, not each piece.
+    arena_end: usize,
 }
 
 impl SendPlan {
@@ -113,6 +115,7 @@ impl SendPlan {
             pieces: Vec::with_capacity(PIECES_MAX),
             scratch: Vec::with_capacity(SCRATCH_BYTES),
             payload_bytes: 0,
+            arena_end: 0,
         })
     }
 
@@ -126,6 +129,7 @@ impl SendPlan {
         self.pieces.clear();
         self.scratch.clear();
         self.payload_bytes = 0;
+        self.arena_end = 0;
     }
 
     /// Appends bytes, copied into the plan. Bytes that follow other copied bytes join their piece.
@@ -145,15 +149,42 @@ impl SendPlan {
         Ok(())
     }
 
-    /// Like [`SendPlan::push_scratch`], and gives the copy, to be changed in place: a header of which most bytes repeat.
+    /// Appends a datagram of a reply: a header, copied, and `len` bytes of the arena, not copied. Gives the copy, to be changed in
+    /// place. One step for what there are hundreds of in a large read.
     ///
     /// # Errors
     /// [`PlanFull`], and nothing was appended.
     #[inline]
-    pub fn push_scratch_mut(&mut self, bytes: &[u8]) -> Result<&mut [u8], PlanFull> {
+    pub fn push_headed<const N: usize>(
+        &mut self,
+        head: &[u8; N],
+        offset: usize,
+        len: usize,
+    ) -> Result<&mut [u8; N], PlanFull> {
+        const { assert!(N > 0 && N <= SCRATCH_BYTES) };
         let start = self.scratch.len();
-        self.push_scratch(bytes)?;
-        Ok(&mut self.scratch[start..])
+        // Two pieces, also where the header joins the one before: a plan that is so full is full.
+        if N > SCRATCH_BYTES - start || self.pieces.len() > PIECES_MAX - 2 {
+            return Err(PlanFull);
+        }
+        let end = offset.checked_add(len).ok_or(PlanFull)?;
+        let arena = Piece::Arena { offset, len: u32::try_from(len).map_err(|_| PlanFull)? };
+        if len == 0 || len > PAYLOAD_BYTES_MAX || self.payload_bytes + N + len > PAYLOAD_BYTES_MAX {
+            return Err(PlanFull);
+        }
+        let added = u16::try_from(N).expect("const-asserted");
+        match self.pieces.last_mut() {
+            Some(Piece::Scratch { len, .. }) => *len += added,
+            _ => {
+                let start = u16::try_from(start).expect("scratch offsets fit 16 bits");
+                self.pieces.push(Piece::Scratch { start, len: added });
+            }
+        }
+        self.pieces.push(arena);
+        self.payload_bytes += N + len;
+        self.arena_end = self.arena_end.max(end);
+        self.scratch.extend_from_slice(head);
+        Ok(self.scratch.last_chunk_mut().expect("appended just now"))
     }
 
     /// Appends `len` bytes of the arena, not copied. A range that continues the one before joins it.
@@ -162,8 +193,13 @@ impl SendPlan {
     /// [`PlanFull`], and nothing was appended.
     #[inline]
     pub fn push_arena(&mut self, offset: usize, len: usize) -> Result<(), PlanFull> {
+        let end = offset.checked_add(len).ok_or(PlanFull)?;
         let len = u32::try_from(len).map_err(|_| PlanFull)?;
-        self.append(Piece::Arena { offset, len })
+        self.append(Piece::Arena { offset, len })?;
+        if len > 0 {
+            self.arena_end = self.arena_end.max(end);
+        }
+        Ok(())
     }
 
     /// Remembers something to release at the completion.
@@ -211,6 +247,12 @@ impl SendPlan {
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
         self.payload_bytes
+    }
+
+    /// Where the last byte ends that the pieces name in the arena; 0: they name none.
+    #[must_use]
+    pub fn arena_end(&self) -> usize {
+        self.arena_end
     }
 
     /// Datagrams that this plan becomes; 0 when it is empty.

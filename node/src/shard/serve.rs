@@ -5,17 +5,14 @@
 //! share another one.
 
 use diskstream_ring::{Errno, SendPlan};
-use diskstream_wire::limits::{SEND_BYTES_MAX, SEND_SEGMENTS_MAX, UNIT_BYTES};
 use diskstream_wire::time::Nanos;
-use diskstream_wire::{Flags, ReadBusy, ReadData, ReadError, ReadPending, ReadZero};
+use diskstream_wire::{ReadBusy, ReadError, ReadPending, ReadZero};
 
-use super::jobs::{Data, Job, NONE, NewJob, SESSION, Work};
+use super::jobs::{NONE, NewJob, SESSION, Work};
 use super::limits::{PLANS_PER_TURN, PLANS_RESERVED, QUANTUM_BYTES};
 use super::pace::on_the_line;
-use super::read::to_usize;
-use super::session::Session;
+use super::pack::{Fragment, Packer, Train};
 use super::{Mutation, NO_SESSION, Outbox, Shard, SocketRole};
-use crate::cache::Cache;
 
 /// Bytes of every small reply of a session: the longest of them, so that they can share a send.
 pub(super) const SMALL_BYTES: usize = ReadZero::BYTES;
@@ -24,64 +21,6 @@ const _: () = assert!(
         && SMALL_BYTES >= ReadBusy::BYTES
         && SMALL_BYTES >= ReadError::BYTES
 );
-/// The most padding of a fragment whose datagram is padded: 1376 bytes in which 1344 are data.
-const PAD_BYTES_MAX: usize = 32;
-const _: () = assert!(3 * 1376 - UNIT_BYTES == PAD_BYTES_MAX);
-
-/// What one datagram of a data job consists of, behind its header.
-struct Fragment {
-    /// Where in the read, in bytes.
-    at: usize,
-    pad: usize,
-    data: usize,
-}
-
-impl Fragment {
-    /// The next one of a job that has one.
-    #[inline]
-    fn next(data: &Data) -> Fragment {
-        debug_assert!(data.wanted != 0, "a job without fragments is gone");
-        if data.single {
-            return Fragment { at: 0, pad: 0, data: data.length as usize };
-        }
-        let number = data.wanted.trailing_zeros() as usize;
-        let range = data.size.range(number, data.length as usize).expect("wanted fragments exist");
-        // The first unit of a datagram of two that lacks its second is short, not padded: a pad is at most 255 bytes.
-        let pad = if data.size.units_each() == 1 { data.size.bytes() - range.bytes } else { 0 };
-        Fragment { at: range.offset, pad, data: range.bytes }
-    }
-
-    /// Header, padding and data.
-    #[inline]
-    fn datagram_bytes(&self) -> usize {
-        ReadData::BYTES + self.pad + self.data
-    }
-}
-
-/// A send that is being made: datagrams of one size, of which the last may be shorter.
-struct Train {
-    plan: Box<SendPlan>,
-    segments: usize,
-    /// A shorter datagram was the last.
-    closed: bool,
-}
-
-impl Train {
-    /// Whether a datagram of `bytes` can join.
-    fn has_room(&self, bytes: usize) -> bool {
-        !self.closed
-            && bytes <= usize::from(self.plan.segment_bytes)
-            && self.plan.payload_bytes() + bytes <= SEND_BYTES_MAX
-            && self.segments < SEND_SEGMENTS_MAX
-    }
-
-    /// Counts a datagram that joined.
-    fn joined(&mut self, bytes: usize) {
-        self.segments += 1;
-        self.closed = bytes < usize::from(self.plan.segment_bytes);
-    }
-}
-
 /// The sends of one session that are being made.
 #[derive(Default)]
 struct Trains {
@@ -203,28 +142,14 @@ impl Shard {
     fn pack(&mut self, index: u32, head: u32, train: &mut Train, now: Nanos) -> bool {
         let flags = self.flags_of(index);
         let session = self.sessions.get_mut(index);
-        let cache = &*self.shared.cache;
         let job = self.jobs.get_mut(head);
         let mut packer = Packer::new(job, session, flags, now);
-        let (offset, Work::Data(data)) = (job.offset, &mut job.work) else {
-            unreachable!("the caller looked")
-        };
-        let (mut fragments, mut bytes) = (0, 0);
-        while data.wanted != 0 {
-            let next = Fragment::next(data);
-            let datagram = next.datagram_bytes();
-            if (session.deficit as usize) < datagram || !train.has_room(datagram) {
-                break;
-            }
-            session.deficit -= u32::try_from(datagram).expect("a datagram");
-            packer.push(offset, data, &next, train, cache);
-            data.wanted &= data.wanted - 1;
-            fragments += 1;
-            bytes += next.data as u64;
-        }
-        session.queued_fragments -= fragments;
-        self.counters.data_fragments.add(fragments.into());
-        self.counters.data_bytes.add(bytes);
+        let Work::Data(data) = &mut job.work else { unreachable!("the caller looked") };
+        let packed = packer.pack(data, session.deficit, train, &self.shared.cache);
+        session.deficit -= packed.datagram_bytes;
+        session.queued_fragments -= packed.fragments;
+        self.counters.data_fragments.add(packed.fragments.into());
+        self.counters.data_bytes.add(packed.data_bytes);
         self.pin_for_plan(index, head, &mut train.plan, now)
     }
 
@@ -370,7 +295,7 @@ impl Shard {
         let mut plan = self.take_plan(peer, local, out).ok_or(Turn::NoPlans)?;
         plan.segment_bytes = segment_bytes;
         plan.token = token;
-        Ok(Train { plan, segments: 0, closed: false })
+        Ok(Train::new(plan))
     }
 
     fn put_back(&mut self, mut plan: Box<SendPlan>, out: &mut Outbox) {
@@ -423,84 +348,6 @@ impl Shard {
     }
 }
 
-/// Appends the datagrams of one job to a send: header and padding copied, data by reference. The header is encoded once; each
-/// copy is stamped with what is its own.
-struct Packer {
-    header: ReadData,
-    /// The header as encoded for datagrams of `encoded_for` bytes, and padding.
-    head: [u8; ReadData::BYTES + PAD_BYTES_MAX],
-    encoded_for: usize,
-}
-
-impl Packer {
-    fn new(job: &Job, session: &Session, flags: Flags, now: Nanos) -> Packer {
-        let header = ReadData {
-            flags,
-            tag: session.tag,
-            request_id: job.request_id,
-            generation: session.generation,
-            service_us: micros(now.since(job.arrived)),
-            attempt: job.attempt,
-            ..Default::default()
-        };
-        Packer { header, head: [0; ReadData::BYTES + PAD_BYTES_MAX], encoded_for: 0 }
-    }
-
-    #[inline]
-    fn push(
-        &mut self,
-        job_offset: u64,
-        data: &Data,
-        fragment: &Fragment,
-        train: &mut Train,
-        cache: &Cache,
-    ) {
-        const FITS: &str =
-            "Train::has_room bounds segments and bytes; pieces and scratch are sized for them";
-        let pin = data.pin.as_ref().expect("a queued job has its blocks");
-        let block_bytes = cache.block_bytes();
-        let offset = job_offset + fragment.at as u64;
-        let within = in_block(offset, block_bytes);
-        let header = &mut self.header;
-        header.offset = offset;
-        header.data_bytes = u16::try_from(fragment.data).expect("at most 8192");
-        if data.single {
-            header.flags = header.flags.with(Flags::SINGLE);
-            header.unit_sum = crc32c::crc32c(&cache.bytes(pin)[within..within + fragment.data]);
-        } else {
-            let unit = within / UNIT_BYTES;
-            header.fragment = u8::try_from(data.wanted.trailing_zeros()).expect("below 64");
-            header.pad_bytes = u8::try_from(fragment.pad).expect("PAD_BYTES_MAX fits");
-            header.unit_sum = cache.unit_sum(pin, unit);
-            header.second_unit_sum = match &data.second {
-                _ if fragment.data <= UNIT_BYTES => 0,
-                Some(second) => cache.unit_sum(second, 0),
-                None => cache.unit_sum(pin, unit + 1),
-            };
-        }
-        let datagram = fragment.datagram_bytes();
-        if datagram != self.encoded_for {
-            header.encode_head(datagram, &mut self.head);
-            self.encoded_for = datagram;
-        }
-        let plan = &mut train.plan;
-        let head = &self.head[..ReadData::BYTES + fragment.pad];
-        header.stamp(plan.push_scratch_mut(head).expect(FITS));
-        let here = fragment.data.min(block_bytes - within);
-        plan.push_arena(cache.arena_offset(pin) + within, here).expect(FITS);
-        if here < fragment.data {
-            let second = data.second.as_ref().expect("a job that straddles has two blocks");
-            plan.push_arena(cache.arena_offset(second), fragment.data - here).expect(FITS);
-        }
-        train.joined(datagram);
-    }
-}
-
-/// Where in its block an offset of the image lies; block sizes are powers of two (the cache takes no others).
-fn in_block(offset: u64, block_bytes: usize) -> usize {
-    to_usize(offset & (block_bytes as u64 - 1))
-}
-
-fn micros(time: Nanos) -> u32 {
+pub(super) fn micros(time: Nanos) -> u32 {
     u32::try_from(time.as_micros()).unwrap_or(u32::MAX)
 }

@@ -89,6 +89,7 @@ pub(crate) struct Slab<T> {
 }
 
 #[derive(Debug)]
+#[repr(C)]
 struct Slot<T> {
     generation: u32,
     busy: bool,

@@ -18,6 +18,10 @@ use crate::zero_copy::PathId;
 const RANGES_MAX: usize = PIECES_MAX + SEGMENTS_MAX;
 
 /// A slot of the send slab.
+///
+/// In the order of their use, what every send touches first and side by side: hundreds of slots are under way, and between two uses
+/// of one the kernel copies as much as a second-level cache holds.
+#[repr(C)]
 pub(crate) struct SendOp {
     pub(crate) socket: SocketId,
     /// Completions to come.
@@ -36,8 +40,10 @@ pub(crate) struct SendOp {
     connected: bool,
     name: Name,
     control: Control,
-    messages: [libc::msghdr; SEGMENTS_MAX],
+    message: libc::msghdr,
     ranges: [libc::iovec; RANGES_MAX],
+    /// The second message and those after it: the twin's.
+    more_messages: [libc::msghdr; SEGMENTS_MAX - 1],
 }
 
 impl SendOp {
@@ -54,8 +60,9 @@ impl SendOp {
             connected: false,
             name: Name::EMPTY,
             control: Control::EMPTY,
-            messages: [empty_message(); SEGMENTS_MAX],
+            message: empty_message(),
             ranges: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; RANGES_MAX],
+            more_messages: [empty_message(); SEGMENTS_MAX - 1],
         }
     }
 
@@ -75,11 +82,6 @@ impl SendOp {
         self.segmented = segmentation && plan.segments() > 1;
         let segment_bytes = if self.segmented { plan.segment_bytes } else { 0 };
         self.control.build(plan.local, segment_bytes);
-        let message_bytes = match plan.segment_bytes {
-            0 => plan.payload_bytes(),
-            _ if self.segmented => plan.payload_bytes(),
-            bytes => usize::from(bytes),
-        };
         let (name, control) = (self.name.bytes(), self.control.bytes());
         let mut template = empty_message();
         if !self.connected {
@@ -90,21 +92,45 @@ impl SendOp {
             template.msg_control = control.as_ptr().cast_mut().cast();
             template.msg_controllen = control.len();
         }
-        let (mut messages, mut ranges) = (0, 0);
-        let (mut first, mut room) = (0, message_bytes);
-        let mut finish =
-            |messages: &mut usize, first: usize, end: usize, list: *mut libc::iovec| {
-                let message = &mut self.messages[*messages];
-                *message = template;
-                message.msg_iov = list.wrapping_add(first);
-                message.msg_iovlen = end - first;
-                *messages += 1;
-            };
-        let list = self.ranges.as_mut_ptr();
         let scratch =
             self.held.map_or(plan.scratch().as_ptr(), |(_, headers)| headers.cast_const());
+        let base = arena.map_or(std::ptr::null_mut(), |arena| arena.address(0, plan.arena_end()));
+        self.remaining = if self.segmented || plan.segments() == 1 {
+            // The kernel cuts, or nobody: each piece is a range.
+            for (range, piece) in self.ranges.iter_mut().zip(plan.pieces()) {
+                let (iov_base, iov_len) = locate(scratch, base, piece);
+                *range = libc::iovec { iov_base: iov_base.cast(), iov_len };
+            }
+            template.msg_iov = self.ranges.as_mut_ptr();
+            template.msg_iovlen = plan.pieces().len();
+            self.message = template;
+            1
+        } else {
+            self.cut(template, scratch, base)
+        };
+        self.sent_bytes = 0;
+        self.error = None;
+        self.remaining
+    }
+
+    /// The twin's way: one message for each segment.
+    #[cold]
+    fn cut(&mut self, template: libc::msghdr, scratch: *const u8, base: *mut u8) -> u16 {
+        let plan = self.plan.as_deref().expect("a busy slot holds its plan");
+        let message_bytes = usize::from(plan.segment_bytes);
+        let (mut messages, mut ranges) = (0, 0);
+        let (mut first, mut room) = (0, message_bytes);
+        let list = self.ranges.as_mut_ptr();
+        let (message, more) = (&mut self.message, &mut self.more_messages);
+        let mut finish = |messages: &mut usize, first: usize, end: usize| {
+            let message = if *messages == 0 { &mut *message } else { &mut more[*messages - 1] };
+            *message = template;
+            message.msg_iov = list.wrapping_add(first);
+            message.msg_iovlen = end - first;
+            *messages += 1;
+        };
         for piece in plan.pieces() {
-            let (mut at, mut left) = locate(scratch, piece, arena);
+            let (mut at, mut left) = locate(scratch, base, piece);
             while left > 0 {
                 let take = left.min(room);
                 self.ranges[ranges] = libc::iovec { iov_base: at.cast(), iov_len: take };
@@ -113,23 +139,23 @@ impl SendOp {
                 left -= take;
                 room -= take;
                 if room == 0 {
-                    finish(&mut messages, first, ranges, list);
+                    finish(&mut messages, first, ranges);
                     (first, room) = (ranges, message_bytes);
                 }
             }
         }
         if first < ranges {
-            finish(&mut messages, first, ranges, list);
+            finish(&mut messages, first, ranges);
         }
-        self.remaining = u16::try_from(messages).expect("64 at most");
-        self.sent_bytes = 0;
-        self.error = None;
-        self.remaining
+        u16::try_from(messages).expect("64 at most")
     }
 
     /// The messages laid out last.
     pub(crate) fn message(&self, index: u16) -> *const libc::msghdr {
-        &raw const self.messages[usize::from(index)]
+        match usize::from(index) {
+            0 => &raw const self.message,
+            further => &raw const self.more_messages[further - 1],
+        }
     }
 
     /// It leaves without a copy, with its header bytes at `headers`.
@@ -160,16 +186,15 @@ impl SendOp {
     }
 }
 
-/// Where the kernel finds a piece. It only reads there.
-fn locate(scratch: *const u8, piece: &Piece, arena: Option<&Arena>) -> (*mut u8, usize) {
+/// Where the kernel finds a piece. It only reads there. `base`: where the arena begins; that it has all bytes that the plan names was
+/// asserted.
+#[inline]
+fn locate(scratch: *const u8, base: *mut u8, piece: &Piece) -> (*mut u8, usize) {
     match *piece {
         Piece::Scratch { start, len } => {
             (scratch.wrapping_add(usize::from(start)).cast_mut(), usize::from(len))
         }
-        Piece::Arena { offset, len } => {
-            let arena = arena.expect("checked before the plan was taken in");
-            (arena.address(offset, len as usize), len as usize)
-        }
+        Piece::Arena { offset, len } => (base.wrapping_add(offset), len as usize),
     }
 }
 

@@ -88,3 +88,47 @@ fn never_reallocates() {
         assert_eq!(before, (plan.scratch.as_ptr(), plan.pieces.as_ptr(), plan.pins.as_ptr()));
     }
 }
+
+#[test]
+fn a_headed_piece_is_a_header_and_a_range_or_nothing() {
+    let mut plan = SendPlan::new();
+    plan.push_headed(b"abcd", 100, 10).unwrap()[3] = b'x';
+    plan.push_headed(b"ef", 110, 5).unwrap();
+    plan.push_scratch(b"pad").unwrap();
+    plan.push_headed(b"g", 7, 2).unwrap();
+    assert_eq!(
+        plan.pieces(),
+        [
+            Piece::Scratch { start: 0, len: 4 },
+            Piece::Arena { offset: 100, len: 10 },
+            Piece::Scratch { start: 4, len: 2 },
+            Piece::Arena { offset: 110, len: 5 },
+            Piece::Scratch { start: 6, len: 4 },
+            Piece::Arena { offset: 7, len: 2 },
+        ]
+    );
+    assert_eq!((plan.scratch(), plan.payload_bytes()), (&b"abcxefpadg"[..], 27));
+    assert_eq!(plan.arena_end(), 115);
+    let whole = flat(&plan);
+    for (offset, len) in [(0, 0), (0, PAYLOAD_BYTES_MAX), (usize::MAX, 1), (0, usize::MAX)] {
+        assert_eq!(plan.push_headed(b"head", offset, len), Err(PlanFull), "{offset} {len}");
+        assert_eq!(flat(&plan), whole, "nothing was appended");
+    }
+    while plan.push_headed(b"head", 0, 1).is_ok() {}
+    assert!(plan.pieces().len() >= PIECES_MAX - 1, "only the pieces ran out");
+    plan.reset();
+    assert_eq!(plan.arena_end(), 0);
+    plan.push_scratch(&[0; SCRATCH_BYTES - 3]).unwrap();
+    assert_eq!(plan.push_headed(b"head", 0, 1), Err(PlanFull));
+    plan.push_headed(b"hea", 0, 1).unwrap();
+}
+
+#[test]
+fn the_end_in_the_arena_is_that_of_the_furthest_piece() {
+    let mut plan = SendPlan::new();
+    plan.push_arena(1000, 24).unwrap();
+    plan.push_arena(1024, 6).unwrap();
+    plan.push_arena(5, 5).unwrap();
+    plan.push_arena(9000, 0).unwrap();
+    assert_eq!(plan.arena_end(), 1030);
+}
