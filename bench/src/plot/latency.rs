@@ -42,7 +42,7 @@ pub fn cumulated<'a>(
     Curve { name: name.into(), points }
 }
 
-/// Makes the folder of `--plots`, for [`write`].
+/// Makes the folder of `--plots`, for [`write()`].
 ///
 /// # Errors
 /// When it cannot be made.
