@@ -85,8 +85,8 @@ pub const TICKET_SECONDS: u32 = 7 * 24 * 3600;
 pub const TICKET_RENEW_SECONDS: u32 = 24 * 3600;
 /// Life of a cookie slot; a cookie is good in its own slot and the next.
 pub const COOKIE_SLOT: Nanos = Nanos::from_secs(30);
-/// Distance of two sweeps over the sessions for expiry.
-pub const SWEEP_EVERY: Nanos = Nanos::from_secs(1);
+/// Distance of two sweeps over the sessions for expiry. Measured: a sweep over 100,000 sessions takes some 3 ms of a core.
+pub const SWEEP_EVERY: Nanos = Nanos::from_secs(2);
 /// Slots looked at in one turn of a sweep. Measured: some 10 ns each.
 pub const SWEEP_SESSIONS: usize = 2048;
 
