@@ -107,9 +107,10 @@ impl ShardThread {
     pub fn run(mut self) -> Result<(), RingError> {
         let mut done = Completions::new(COMPLETIONS);
         let mut log = EventLog::default();
+        let mut now = clock::now();
         loop {
-            self.turn(&mut done)?;
-            let now = clock::now();
+            self.turn(&mut done, now)?;
+            now = clock::now();
             let more = done.len() >= MANY_COMPLETIONS;
             self.shard.step(Input::Turn { more }, now, &mut self.out);
             self.reap(&mut done, now);
@@ -147,8 +148,8 @@ impl ShardThread {
         self.others_drained + 1 == self.others.len()
     }
 
-    fn turn(&mut self, done: &mut Completions) -> Result<(), RingError> {
-        let now = clock::now();
+    /// `now`: when the turn before began its work; what may gather does not need to know better.
+    fn turn(&mut self, done: &mut Completions, now: Nanos) -> Result<(), RingError> {
         let wait = match (self.shard.next_deadline(), self.shard.gathers_for(now)) {
             (Nanos::NEVER, Nanos::ZERO) => Wait::Forever,
             (deadline, Nanos::ZERO) => Wait::Until(deadline),
