@@ -11,7 +11,7 @@ use diskstream_node::shard::{Limits, STORES_MAX, ShardMessage};
 use diskstream_wire::{Message, Nanos, ReadErrorCode};
 
 use shard_support::device::Device;
-use shard_support::{BLOCK, Setup, UNIT, World};
+use shard_support::{BLOCK, Setup, TWO_STORES, UNIT, World};
 
 fn two_shards() -> (World, Device, Device) {
     let mut world = World::new(Setup { shards: 2, ..Setup::default() });
@@ -229,22 +229,9 @@ fn plans_kept_back_let_control_messages_out() {
 
 #[test]
 fn a_slow_store_leaves_room_for_the_devices_of_another() {
-    const FARM: &str = r#"
-        farm = { name = "two", key_file = "k", accept_mac_alone = true }
-        node = [{ name = "a", address = "10.0.0.1" }]
-        store = [{ name = "slow", path = "/slow" }, { name = "fast", path = "/fast" }]
-        vdisk = [
-            { name = "one", store = "slow", file = "one.img" },
-            { name = "two", store = "fast", file = "two.img" },
-        ]
-        device = [
-            { mac = "02:00:00:00:00:01", name = "one", vdisk = "one" },
-            { mac = "02:00:00:00:00:02", name = "two", vdisk = "two" },
-        ]
-    "#;
     let limits =
         Limits { flights_max: 16, sessions_max: 4, plans: 64, stores: 2, ..Limits::default() };
-    let setup = Setup { farm: Some(FARM), second_vdisk: true, limits, ..Setup::default() };
+    let setup = Setup { farm: Some(TWO_STORES), second_vdisk: true, limits, ..Setup::default() };
     let mut world = World::new(setup);
     let mut slow = Device::new(1).connect(&mut world);
     let mut fast = Device::new(2).connect(&mut world);

@@ -11,24 +11,9 @@ use diskstream_node::shard::{Feed, Limits, VdiskEntry};
 use diskstream_wire::{Message, Nanos, Read, ReadErrorCode};
 
 use shard_support::device::Device;
-use shard_support::{BLOCK, Mail, Setup, UNIT, World, image};
+use shard_support::{BLOCK, Mail, Setup, TWO_STORES, UNIT, World, image};
 
 const BLOCKS: usize = 256;
-
-/// Two vDisks of the same size on two stores, and a device of each.
-const FARM: &str = r#"
-    farm = { name = "two", key_file = "k", accept_mac_alone = true }
-    node = [{ name = "a", address = "10.0.0.1" }]
-    store = [{ name = "first", path = "/first" }, { name = "last", path = "/last" }]
-    vdisk = [
-        { name = "one", store = "first", file = "one.img" },
-        { name = "two", store = "last", file = "two.img" },
-    ]
-    device = [
-        { mac = "02:00:00:00:00:01", name = "one", vdisk = "one" },
-        { mac = "02:00:00:00:00:02", name = "two", vdisk = "two" },
-    ]
-"#;
 
 fn setup(stores: u16) -> Setup {
     let limits = Limits { sessions_max: 16, plans: 64, stores, ..Limits::default() };
@@ -96,7 +81,7 @@ fn a_pinned_vdisk_that_is_loaded_takes_no_room_from_misses() {
 fn two_lists() -> (World, Device, Device) {
     let second = Box::new(listed(0..200));
     let mut world = World::new(Setup {
-        farm: Some(FARM),
+        farm: Some(TWO_STORES),
         second_vdisk: true,
         change: Some(Box::new(listed(0..200))),
         change_second: Some(second),
@@ -138,7 +123,7 @@ fn a_store_that_hangs_stops_no_list_of_another() {
 #[test]
 fn nothing_is_read_ahead_of_a_store_with_a_read_that_does_not_come_back() {
     // Both vDisks on one store.
-    let mut world = World::new(Setup { farm: Some(FARM), second_vdisk: true, ..setup(1) });
+    let mut world = World::new(Setup { farm: Some(TWO_STORES), second_vdisk: true, ..setup(1) });
     let mut one = Device::new(1).connect(&mut world);
     let mut two = Device::new(2).connect(&mut world);
     (0..8).for_each(|n| drop(two.read_right(&mut world, block(n), UNIT)));

@@ -67,7 +67,7 @@ impl Source for WarmFigures {
             };
             let help = "Blocks that are loaded in the background: of a vDisk that is pinned in the cache, or that earlier boots have read.";
             samples.gauge("listed_blocks", help, labels(), f64::from(entry.feed.blocks()));
-            let help = "Of those the ones that were loaded or found in the cache, or are nothing but zeros.";
+            let help = "Blocks to be loaded in the background that were loaded or found in the cache, or are nothing but zeros.";
             samples.gauge("listed_blocks_done", help, labels(), f64::from(entry.feed.done()));
         }
         let mut counter = |name, help, value| samples.counter(name, help, Vec::new(), value);

@@ -222,7 +222,7 @@ counters! {
         device_sum_mismatches: Counter, "device_sum_mismatches_total", "Integrity sums that devices found wrong, by their own count.";
         device_moves: Counter, "device_moves_total", "Moves to another node, by the devices' own count.";
         device_hedges: Counter, "device_hedges_total", "Reads that devices asked at their standby as well, by their own count.";
-        device_hedges_won: Counter, "device_hedges_won_total", "Of those the ones that the standby answered first.";
+        device_hedges_won: Counter, "device_hedges_won_total", "Reads that devices asked at their standby as well, and that it answered first, by their own count.";
         reads: Counter, "reads_total", "Valid reads received, repeats included.";
         reads_again: Counter, "reads_again_total", "Reads that said that they were sent before.";
         reads_single: Counter, "reads_single_total", "Reads in single-read mode.";
@@ -252,7 +252,7 @@ counters! {
         ahead_listed: Counter, "ahead_loads_total"["reason" = "listed"], "Blocks that the shard began to load before anybody asked for them, by reason.";
         ahead_late: Counter, "ahead_late_total", "Blocks that were asked for while they were being read ahead.";
         ahead_no_room: Counter, "ahead_no_room_total", "Times that read-ahead gave way to misses, or to a store or cache without room.";
-        flights: Gauge, "flights", "Blocks that reads wait for.";
+        flights: Gauge, "flights", "Blocks on their way from a disk, early loads that nobody waits for among them.";
         jobs: Gauge, "jobs", "Reads queued or waiting, counted once for each block they touch.";
         disk_reads: Counter, "disk_reads_total", "Disk reads started.";
         disk_queued: Counter, "disk_reads_queued_total", "Disk reads that waited for their store's turn.";

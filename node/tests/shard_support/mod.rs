@@ -106,6 +106,21 @@ pub fn image(bytes: usize) -> Vec<u8> {
     image
 }
 
+/// Two vDisks of the same size on two stores, and a device of each.
+pub const TWO_STORES: &str = r#"
+    farm = { name = "two", key_file = "k", accept_mac_alone = true }
+    node = [{ name = "a", address = "10.0.0.1" }]
+    store = [{ name = "first", path = "/first" }, { name = "last", path = "/last" }]
+    vdisk = [
+        { name = "one", store = "first", file = "one.img" },
+        { name = "two", store = "last", file = "two.img" },
+    ]
+    device = [
+        { mac = "02:00:00:00:00:01", name = "one", vdisk = "one" },
+        { mac = "02:00:00:00:00:02", name = "two", vdisk = "two" },
+    ]
+"#;
+
 pub struct World {
     pub arena: Arc<Arena>,
     pub shared: Arc<NodeShared>,
