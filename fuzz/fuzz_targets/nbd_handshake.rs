@@ -34,7 +34,7 @@ fuzz_target!(|bytes: &[u8]| {
         name: "disk".to_owned(),
         description: "a vDisk".to_owned(),
         size_bytes: 1 << 30,
-        read_only: bytes.len() % 2 == 0,
+        read_only: bytes.len().is_multiple_of(2),
         request_bytes_max: 32 << 20,
     };
     let mut client = Client { says: bytes, heard: 0 };
