@@ -133,7 +133,7 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<()> {
     let exporter = exporter(&node, &health, sources);
     let http = http.map(|http| http.start(exporter, Arc::clone(&health))).transpose();
     let http = http.context("starting the thread for metrics")?;
-    let scrubber = Scrubber::start(&settings, &node, &scrubs, wish.clone())?;
+    let scrubber = Scrubber::start(&settings, &node, &scrubs, &wish)?;
     let watching =
         Watching::start(&node, &wish).context("starting a thread that watches a store")?;
     let warm_up = WarmUp::start(&settings, &node, known.lists, &figures)?;
