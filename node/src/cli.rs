@@ -170,7 +170,8 @@ pub struct ServeArgs {
     #[arg(long)]
     pub advertise: Option<IpAddr>,
     /// Let devices of any MAC in from other machines, without a key. Needed to serve an image beyond loopback.
-    #[arg(long)]
+    /// With --farm, the file says who is let in.
+    #[arg(long, conflicts_with = "farm")]
     pub allow_any_mac: bool,
     /// UDP port of logins; 0 takes a free one.
     #[arg(long)]
@@ -178,7 +179,7 @@ pub struct ServeArgs {
     /// UDP ports of the shards, one each: FIRST-LAST, or 0 for free ones.
     #[arg(long)]
     pub io_ports: Option<PortRange>,
-    /// UDP port between nodes [default: the farm file's, else 6890]; 0 takes a free one.
+    /// UDP port between nodes, of a node with a --name [default: the farm file's, else 6890]; 0 takes a free one.
     #[arg(long)]
     pub peer_port: Option<u16>,
     /// Join the farm of this node, ADDRESS or ADDRESS:PEER_PORT; may be given several times. Without a farm file; needs --name and --key-file.
@@ -235,9 +236,9 @@ pub struct ServeArgs {
     /// Sessions that each shard has room for.
     #[arg(long, default_value_t = 8192)]
     pub sessions: u32,
-    /// Devices that may boot at once; 0: no limit.
-    #[arg(long, default_value_t = 500)]
-    pub boot_limit: u32,
+    /// Devices that may boot at once; 0: no limit [default: the farm file's boot_limit, else 500].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(..=1_000_000))]
+    pub boot_limit: Option<u32>,
     /// Seconds after which a node that was told to stop no longer waits for its devices.
     #[arg(long, default_value_t = 15)]
     pub drain_seconds: u32,
@@ -253,7 +254,7 @@ pub struct ServeArgs {
     pub key_file: Option<PathBuf>,
     /// More nodes that serve the same image, ADDRESS:LOGIN_PORT each, for devices to move to. They need the same key file. Nodes that
     /// are to know each other's load and state use --join instead.
-    #[arg(long, value_delimiter = ',', requires = "key_file")]
+    #[arg(long, value_delimiter = ',', requires = "key_file", conflicts_with = "farm")]
     pub peers: Vec<SocketAddr>,
     /// Hash the image again even when the kept content id still fits the file.
     #[arg(long)]
@@ -678,6 +679,12 @@ mod tests {
             (&["disk.img", "--listen", "0.0.0.0"], "--allow-any-mac"),
             (&["disk.img", "--http", "nowhere"], "is no ADDRESS:PORT"),
             (&["disk.img", "--farm", "farm.toml", "--name", "n1"], "cannot be used with"),
+            (&["--farm", "f", "--name", "a", "--allow-any-mac"], "cannot be used with"),
+            (&["--farm", "f", "--name", "a", "--cache-pinned"], "cannot be used with"),
+            (
+                &["--farm", "f", "--name", "a", "--key-file", "k", "--peers", "127.0.0.1:1"],
+                "cannot be used with",
+            ),
             (&["--farm", "farm.toml"], "--name"),
             (&[], "IMAGE"),
             (&["disk.img", "--peers", "127.0.0.1:1"], "--key-file"),

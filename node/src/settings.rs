@@ -9,7 +9,7 @@ use diskstream_wire::limits::{IO_PORTS, LOGIN_PORT};
 use diskstream_wire::{NodeEntry, limits};
 
 use crate::cli::{Bytes, HttpAt, NumaNode, PortRange, ServeArgs, StoreDepth};
-use crate::farm::Farm;
+use crate::farm::{BOOT_LIMIT_DEFAULT, Farm};
 use crate::network::NetworkArgs;
 use crate::shard::{Limits, SHARDS_MAX};
 use crate::trust::FarmKey;
@@ -115,6 +115,11 @@ impl Settings {
     /// One line that names the flag or the file, the value and the remedy.
     pub fn resolve(args: &ServeArgs) -> anyhow::Result<Settings> {
         let cores = resolve_cores(args)?;
+        if let (Some(port), None) = (args.peer_port, &args.name) {
+            tracing::warn!(
+                "--peer-port {port} does nothing: a node without a --name knows no other node"
+            );
+        }
         let limits = Limits {
             sessions_max: args.sessions,
             read_ahead: args.read_ahead.is_on(),
@@ -144,7 +149,7 @@ impl Settings {
             socket_buffer_bytes: usize::try_from(args.socket_buffer.0)
                 .context("--socket-buffer")?,
             network: args.network,
-            boot_limit: args.boot_limit,
+            boot_limit: args.boot_limit.unwrap_or(BOOT_LIMIT_DEFAULT),
             drain_seconds: args.drain_seconds,
             scrub_days: args.scrub_days,
             scrub_delay: args.scrub_delay,
@@ -232,7 +237,7 @@ impl Settings {
         self.login_port = args.login_port.unwrap_or(node.login_port);
         self.io_ports = args.io_ports.unwrap_or(PortRange::Fixed(node.io_ports.0, node.io_ports.1));
         self.peer_port = Some(args.peer_port.unwrap_or(node.peer_port));
-        self.boot_limit = farm.boot_limit;
+        self.boot_limit = args.boot_limit.unwrap_or(farm.boot_limit);
         self.every_vdisk_needed = false;
         self.vdisks = farm
             .vdisks
@@ -405,4 +410,61 @@ fn resolve_cores(args: &ServeArgs) -> anyhow::Result<Vec<usize>> {
         bail!("--cores: name 1 to {SHARDS_MAX} cores");
     }
     Ok(cores)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    const FARM: &str = "[farm]\nname = \"lab\"\nkey_file = \"farm.key\"\nboot_limit = 7\naccept_mac_alone = true\n\
+        [[node]]\nname = \"alpha\"\naddress = \"127.0.0.1\"\nlogin_port = 7001\nio_ports = \"7002-7009\"\npeer_port = 7010\n\
+        [[store]]\nname = \"images\"\npath = \"images\"\n\
+        [[vdisk]]\nname = \"debian\"\nstore = \"images\"\nfile = \"debian.raw\"\n";
+
+    fn resolve(flags: &[&str]) -> Settings {
+        let place = tempfile::tempdir().expect("a directory");
+        let path = |name: &str, bytes: &[u8]| {
+            let path = place.path().join(name);
+            std::fs::write(&path, bytes).expect("a file");
+            path.to_str().expect("UTF-8").to_owned()
+        };
+        let (file, _key) = (path("farm.toml", FARM.as_bytes()), path("farm.key", &[7; 32]));
+        let other_key = path("other.key", &[8; 32]);
+        let all = ["diskstream-node", "serve", "--farm", &file, "--name", "alpha"];
+        let flags = flags.iter().map(|flag| if *flag == "OTHER" { &other_key } else { *flag });
+        let cli = Cli::try_parse_from(all.into_iter().chain(flags)).expect("good flags");
+        let Command::Serve(args) = cli.command else { panic!("parsed as {:?}", cli.command) };
+        args.check().expect("flags that fit together");
+        Settings::resolve(&args).expect("a good farm")
+    }
+
+    /// Everything that both the file and a flag can say.
+    fn said(settings: &Settings) -> String {
+        format!(
+            "{} {:?} {} {} {:?} {} {}",
+            settings.listen,
+            settings.advertise.expect("the node's own"),
+            settings.login_port,
+            settings.io_ports,
+            settings.peer_port.expect("a farm's"),
+            settings.boot_limit,
+            settings.key_origin.rsplit('/').next().expect("a name"),
+        )
+    }
+
+    #[test]
+    fn what_a_flag_says_wins_over_the_farm_file() {
+        assert_eq!(
+            said(&resolve(&[])),
+            "127.0.0.1 127.0.0.1 7001 7002-7009 7010 7 farm.key",
+            "the file, where no flag says otherwise"
+        );
+        let flags = "--listen 127.0.0.2 --advertise 127.0.0.3 --login-port 8001 --io-ports 8002-8003 --peer-port 8004 --boot-limit 0 \
+                     --key-file OTHER --cores 0";
+        let flags: Vec<&str> = flags.split_whitespace().collect();
+        assert_eq!(said(&resolve(&flags)), "127.0.0.2 127.0.0.3 8001 8002-8003 8004 0 other.key");
+    }
 }
