@@ -10,7 +10,7 @@ use diskstream_fuzz::{Cursor, datagram};
 use diskstream_node::cache::Cache;
 use diskstream_node::farm::Farm;
 use diskstream_node::shard::{
-    BootSlots, Input, Limits, Line, NodeShared, Outbox, Shard, SocketRole, VdiskEntry, WallClock,
+    BootSlots, HungStores, Input, Limits, Line, NodeShared, Outbox, Shard, SocketRole, VdiskEntry, WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_node::view::{OwnLoad, ViewCell};
@@ -49,6 +49,7 @@ fn shard() -> Shard {
         placement_seed: [5; 32],
         wall_clock: WallClock::new(1_760_000_000, Nanos::ZERO),
         limits,
+        hung_stores: HungStores::default(),
         line: Line::default(),
         view: ViewCell::default(),
         own: OwnLoad::default(),

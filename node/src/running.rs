@@ -22,7 +22,7 @@ use crate::network::NetworkSource;
 use crate::provision::{KnownBoots, Provided};
 use crate::rebalance::{Share, split};
 use crate::settings::Settings;
-use crate::shard::{BootSlots, Line, NodeShared, Outbox, Shard, VdiskEntry, WallClock};
+use crate::shard::{BootSlots, HungStores, Line, NodeShared, Outbox, Shard, VdiskEntry, WallClock};
 use crate::trust::Keys;
 use crate::view::{DrainState, FarmView, OwnLoad, ViewCell};
 
@@ -546,6 +546,7 @@ fn share(
         placement_seed,
         wall_clock: WallClock::new(clock::unix_seconds(), clock::now()),
         limits,
+        hung_stores: HungStores::default(),
         line,
         view,
         own: OwnLoad::default(),

@@ -94,6 +94,7 @@ pub use record::{Record, Recorder};
 pub use session::DeviceFigures;
 pub use sessions::session_cost_bytes;
 pub use shared::{NodeShared, VdiskEntry, WallClock, endpoint_for};
+pub use stores::HungStores;
 
 use drain::Drain;
 use feed::Feeding;

@@ -10,7 +10,9 @@ use diskstream_node::cache::Cache;
 use diskstream_node::farm::Farm;
 use diskstream_node::metrics::{Exporter, PeerSource};
 use diskstream_node::peers::{PeerAddress, PeerConfig, PeerHandle, PeerRefusal, PeerThread};
-use diskstream_node::shard::{BootSlots, Limits, Line, NodeShared, VdiskEntry, WallClock};
+use diskstream_node::shard::{
+    BootSlots, HungStores, Limits, Line, NodeShared, VdiskEntry, WallClock,
+};
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_node::view::{DrainState, OwnLoad, PeerState, ViewCell};
 use diskstream_ring::{Arena, ArenaConfig, HugePages, clock};
@@ -38,6 +40,7 @@ fn shared(content: u8) -> Arc<NodeShared> {
         placement_seed: [9; 32],
         wall_clock: WallClock::new(1_800_000_000, clock::now()),
         limits: Limits::default(),
+        hung_stores: HungStores::default(),
         line: Line::default(),
         view: ViewCell::default(),
         own: OwnLoad::default(),

@@ -169,6 +169,101 @@ fn a_store_that_gives_nothing_any_more_is_not_called_busy() {
     world.assert_at_rest();
 }
 
+/// A store that was asked for one block and has given nothing for longer than it may take.
+fn hung(shards: usize) -> (World, Device) {
+    let mut world = World::new(Setup { shards, ..setup(1) });
+    let mut device = Device::new(1).connect(&mut world);
+    world.disk_runs = false;
+    ask(&mut world, &mut device, 0..1);
+    world.pass(Nanos::from_secs(9));
+    ask(&mut world, &mut device, 9..10);
+    assert_eq!((world.disk.len(), errors(&world.mail_for(device.at)).len()), (2, 0));
+    world.pass(Nanos::from_secs(1));
+    (world, device)
+}
+
+const LATE: ReadErrorCode = ReadErrorCode::StoreTimeout;
+
+#[test]
+fn nobody_waits_for_a_store_that_hangs() {
+    let (mut world, device) = hung(1);
+    assert_eq!(errors(&world.mail_for(device.at)), [LATE; 2], "who came a second ago, too");
+    assert_eq!((world.event("store_hangs"), world.event("disk_overdue")), (1, 1));
+    let mut new = Device::new(2).connect(&mut world);
+    world.mail.clear();
+    ask(&mut world, &mut new, 20..30);
+    ask(&mut world, &mut new, 0..1);
+    ask(&mut world, &mut new, 9..10);
+    assert_eq!(errors(&world.mail_for(new.at)), [LATE; 12], "at once");
+    assert_eq!(world.disk.len(), 2, "and it is asked for nothing more");
+    // What it owes comes at last.
+    world.disk_runs = true;
+    world.run();
+    assert_eq!(world.event("store_answers"), 1);
+    world.mail.clear();
+    new.read_right(&mut world, block(20), UNIT);
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_store_that_came_back_without_what_it_owes_is_found_out() {
+    let (mut world, mut device) = hung(1);
+    world.mail.clear();
+    let owed: Vec<_> = world.disk.drain(..).collect();
+    ask(&mut world, &mut device, 20..24);
+    assert_eq!(world.disk.len(), 0, "it has just shown that it hangs");
+    world.pass(Nanos::from_secs(10));
+    ask(&mut world, &mut device, 20..24);
+    assert_eq!(errors(&world.mail_for(device.at)), [LATE; 8], "who asks never waits for the look");
+    assert_eq!(world.disk.len(), 1, "one look");
+    world.pass(Nanos::from_secs(9));
+    ask(&mut world, &mut device, 20..24);
+    assert_eq!(world.disk.len(), 1, "every ten seconds");
+    world.disk_runs = true;
+    world.mail.clear();
+    world.run();
+    for n in 20..24 {
+        device.read_right(&mut world, block(n), UNIT);
+    }
+    owed.iter().for_each(|(shard, read)| world.answer(*shard, read));
+    world.run();
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn one_shard_knows_of_a_hung_store_what_another_found_out() {
+    let (mut world, first) = hung(2);
+    let other = 1 - first.shard;
+    let mut second = Device::on_shard(&world, other, 2).connect(&mut world);
+    world.mail.clear();
+    ask(&mut world, &mut second, 20..30);
+    assert_eq!(errors(&world.mail_for(second.at)), [LATE; 10]);
+    assert_eq!(world.counters(other).disk_overdue.get(), 0, "it knows nothing of its own");
+}
+
+#[test]
+fn a_store_that_keeps_one_block_back_does_not_hang() {
+    let mut world = World::new(setup(1));
+    let mut device = Device::new(1).connect(&mut world);
+    world.disk_runs = false;
+    ask(&mut world, &mut device, 0..1);
+    let owed = world.disk.pop_front().unwrap();
+    world.disk_runs = true;
+    world.pass(Nanos::from_secs(5));
+    world.mail.clear();
+    device.read_right(&mut world, block(1), UNIT);
+    world.pass(Nanos::from_secs(6));
+    assert_eq!((world.event("disk_overdue"), world.event("store_hangs")), (1, 0));
+    world.mail.clear();
+    device.read_right(&mut world, block(2), UNIT);
+    world.answer(owed.0, &owed.1);
+    world.run();
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
 /// Two devices that read across the image with all that they may have outstanding, and one that starts.
 #[test]
 fn a_device_that_starts_finds_room_beside_two_that_read_all_over() {

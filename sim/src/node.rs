@@ -10,8 +10,9 @@ use diskstream_node::cache::Cache;
 use diskstream_node::farm::Farm;
 use diskstream_node::rebalance::{Settings, begin, decide, split};
 use diskstream_node::shard::{
-    BootSlots, DiskRead, Feed, FileRef, Input, Limits, Line, Mutation, NodeShared, Outbox,
-    Recorder, STORES_MAX, Shard, ShardCounters, ShardMessage, SocketRole, VdiskEntry, WallClock,
+    BootSlots, DiskRead, Feed, FileRef, HungStores, Input, Limits, Line, Mutation, NodeShared,
+    Outbox, Recorder, STORES_MAX, Shard, ShardCounters, ShardMessage, SocketRole, VdiskEntry,
+    WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_node::view::{DrainState, FarmView, OwnLoad, ViewCell};
@@ -496,6 +497,7 @@ fn shared(
         placement_seed: random.seed(),
         wall_clock: WallClock::new(1_700_000_000u64.saturating_add_signed(spec.clock_s), now),
         limits,
+        hung_stores: HungStores::default(),
         line: Line::default(),
         view,
         own: OwnLoad::default(),

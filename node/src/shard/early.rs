@@ -137,6 +137,7 @@ impl Shard {
         usize::from(of.early) < self.stores.early_max()
             && usize::from(of.all) < self.stores.half_share()
             && of.overdue == 0
+            && !self.store_hangs(vdisk)
             && !self.flights.is_full()
             && !self.stores.is_busy(store)
     }

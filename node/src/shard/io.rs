@@ -265,6 +265,12 @@ pub enum Event {
         offset: u64,
         waited_ms: u64,
     },
+    StoreHangs {
+        vdisk: u32,
+    },
+    StoreAnswers {
+        vdisk: u32,
+    },
     ContentDiffers {
         vdisk: u32,
         offset: u64,
@@ -320,6 +326,8 @@ impl Event {
             Event::DiskFailed { .. } => "disk_failed",
             Event::DiskShort { .. } => "disk_short",
             Event::DiskOverdue { .. } => "disk_overdue",
+            Event::StoreHangs { .. } => "store_hangs",
+            Event::StoreAnswers { .. } => "store_answers",
             Event::ContentDiffers { .. } => "content_differs",
             Event::VdiskIneligible { .. } => "vdisk_ineligible",
             Event::DrainStarted { .. } => "drain_started",
@@ -347,6 +355,7 @@ impl Event {
             | Event::DrainProgress { .. }
             | Event::Resumed { .. }
             | Event::RebalanceStarted { .. }
+            | Event::StoreAnswers { .. }
             | Event::DrainFinished { left_behind: 0, .. } => Severity::Info,
             Event::LoginRefused { .. }
             | Event::DuplicateDevice { .. }
@@ -357,6 +366,7 @@ impl Event {
             | Event::DrainFinished { .. } => Severity::Warning,
             Event::DiskFailed { .. }
             | Event::DiskShort { .. }
+            | Event::StoreHangs { .. }
             | Event::ContentDiffers { .. }
             | Event::VdiskIneligible { .. } => Severity::Error,
         }
@@ -369,6 +379,8 @@ impl Event {
             Event::DiskFailed { vdisk, .. }
             | Event::DiskShort { vdisk, .. }
             | Event::DiskOverdue { vdisk, .. }
+            | Event::StoreHangs { vdisk }
+            | Event::StoreAnswers { vdisk }
             | Event::ContentDiffers { vdisk, .. }
             | Event::RebalanceStarted { vdisk, .. }
             | Event::VdiskIneligible { vdisk, .. } => Some(vdisk),
@@ -419,6 +431,11 @@ impl fmt::Display for Event {
                 f,
                 "the store has not answered a read at offset {offset} for {waited_ms} ms; devices read this range elsewhere"
             ),
+            Event::StoreHangs { .. } => f.write_str(
+                "its store gives nothing any more: whoever asks for what is not in the cache is told at once to read elsewhere. Look at its \
+                 disk or file server; the node goes on by itself when the store answers",
+            ),
+            Event::StoreAnswers { .. } => f.write_str("its store, which gave nothing, answers again"),
             Event::ContentDiffers { offset, .. } => write!(
                 f,
                 "content differs from its content id at offset {offset}: the image was changed in place, or disk or \

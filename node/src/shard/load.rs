@@ -83,14 +83,15 @@ impl Shard {
             Lookup::Load(ticket) => ticket,
         };
         self.counters.cache_misses.inc();
+        let hangs = self.store_hangs(self.sessions.get(session).vdisk);
         let flight = match self.flights.find(key) {
             // Another shard had it; its message is still on its way, and will find that we load it now.
             Some(flight) => flight,
+            // A store that gives nothing any more is not busy: its devices have to know, to read at their other node.
+            None if hangs => return self.ask_hung_store(session, ticket, now, out),
             None => match self.refuses_miss(session) {
                 Some(refusal) => {
-                    // Nothing failed: whoever waits may look again.
-                    let waiting = self.cache.abandon(ticket);
-                    self.wake_shards(waiting, ShardMessage::Loaded(key), out);
+                    self.hand_back(ticket, out);
                     return refusal;
                 }
                 None => self.add_flight(self.new_flight(session, key, now)),
@@ -113,7 +114,17 @@ impl Shard {
         }
     }
 
+    /// A block is not to be loaded after all. Nothing failed: whoever waits may look again.
+    pub(super) fn hand_back(&mut self, ticket: LoadTicket, out: &mut Outbox) {
+        let key = ticket.key();
+        let waiting = self.cache.abandon(ticket);
+        self.wake_shards(waiting, ShardMessage::Loaded(key), out);
+    }
+
     fn join_flight(&mut self, session: u32, key: BlockKey, now: Nanos) -> Found {
+        if self.store_hangs(self.sessions.get(session).vdisk) {
+            return Found::Failed(ReadErrorCode::StoreTimeout);
+        }
         match self.flights.find(key) {
             Some(flight) if self.flights.get(flight).is_overdue() => {
                 Found::Failed(ReadErrorCode::StoreTimeout)
@@ -342,7 +353,7 @@ impl Shard {
             matches!(self.flights.get(flight).loader, Loader::Other)
         });
         let Some(index) = flight else { return self.counters.stale_messages.inc() };
-        self.stores.set_answered(self.flights.get(index).store);
+        self.store_gave(self.flights.get(index).vdisk, now, out);
         if let ShardMessage::LoadFailed(_) = message {
             return self.failed(index);
         }

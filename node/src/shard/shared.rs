@@ -9,7 +9,7 @@ use diskstream_vdisk::{BlockHashes, ImageMap};
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{ContentId, Endpoint, ImageMode, Mac, WriteCacheType};
 
-use super::{BootSlots, Feed, Limits, Line, Recorder};
+use super::{BootSlots, Feed, HungStores, Limits, Line, Recorder};
 use crate::cache::Cache;
 use crate::farm::Farm;
 use crate::trust::Keys;
@@ -39,6 +39,8 @@ pub struct NodeShared {
     pub wall_clock: WallClock,
     /// Sizes.
     pub limits: Limits,
+    /// Which stores give nothing any more.
+    pub hung_stores: HungStores,
     /// How fast all shards together send.
     pub line: Line,
     /// The other nodes of the farm.

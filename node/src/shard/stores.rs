@@ -8,15 +8,23 @@
 //! * *Part*: a session may be the first to ask for at most twice as many blocks as its store has flights free (a dynamic threshold, as
 //!   switches share their buffers by). One greedy session leaves a third of the misses' flights free, two a fifth, k of them a part of
 //!   2k + 1: whoever comes finds room at once, and its part as soon as theirs have been read.
+//! * *Hangs*: a store that has given nothing since a read was asked that now has had its whole time. All shards know it at once, nobody
+//!   waits for it any more, and whoever asks reads elsewhere. Now and then a block that was asked for is read for nobody, to
+//!   see whether it still does: what it was asked before may never come back.
 //! * *Depth*: reads that a store is asked at once. More flights than that wait here, misses before what is read ahead, the oldest
 //!   first; in the kernel they would wait in the order in which they came, and past the device's queue in a worker thread each.
+
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 
 use diskstream_wire::ReadErrorCode;
 use diskstream_wire::time::Nanos;
 
+use super::flights::Flight;
 use super::limits::STORES_MAX;
 use super::load::{BusyCause, Found};
-use super::{DiskRead, Limits, Outbox, Shard};
+use super::{DiskRead, Event, Limits, Outbox, Shard};
+use crate::cache::LoadTicket;
 
 /// One in so many flights of a store's share is for what is loaded before anybody asks. Guessed: 64 blocks of 64 KiB keep any disk
 /// busy while nobody misses. A share of fewer than four has none: nothing is loaded early then.
@@ -24,6 +32,21 @@ const EARLY_PART: usize = 4;
 /// A session may have so many flights for each that is free. Derived: with the usual 256 flights it is 128 for a session that is alone,
 /// what 64 reads of 64 KiB across two blocks each need.
 const PART_OF_FREE: usize = 2;
+
+/// Stores that hang, as the shards of a node find out.
+#[derive(Debug, Default)]
+pub struct HungStores([AtomicBool; STORES_MAX]);
+
+impl HungStores {
+    fn hangs(&self, store: u16) -> bool {
+        self.0[usize::from(store)].load(Relaxed)
+    }
+
+    /// True when that is news. It is written only then: every read that a disk answers comes by here.
+    fn set(&self, store: u16, hangs: bool) -> bool {
+        self.hangs(store) != hangs && self.0[usize::from(store)].swap(hangs, Relaxed) != hangs
+    }
+}
 
 /// What each store is asked at this moment.
 #[derive(Debug)]
@@ -40,14 +63,17 @@ struct Store {
     queued: u16,
     /// Reads that it may be asked at once.
     depth: u16,
-    /// It has answered a read since the last one became overdue.
-    answered: bool,
+    /// When it gave something last.
+    answered_at: Nanos,
+    /// While it hangs: when it is asked again, to see whether it still does.
+    probe_due: Nanos,
 }
 
 impl Stores {
     pub(super) fn new(limits: &Limits) -> Stores {
         let share = usize::from(limits.flights_max) / usize::from(limits.stores.max(1));
-        let store = |depth| Store { reading: 0, queued: 0, depth, answered: true };
+        let (answered_at, probe_due) = (Nanos::ZERO, Nanos::ZERO);
+        let store = |depth| Store { reading: 0, queued: 0, depth, answered_at, probe_due };
         Stores { of: limits.store_depths.map(store), share: share.max(1) }
     }
 
@@ -66,14 +92,14 @@ impl Stores {
         self.share.div_ceil(2)
     }
 
-    /// A read of the store has become overdue.
-    pub(super) fn set_silent(&mut self, store: u16) {
-        self.of[usize::from(store)].answered = false;
-    }
-
-    /// The store has given something.
-    pub(super) fn set_answered(&mut self, store: u16) {
-        self.of[usize::from(store)].answered = true;
+    /// Whether it is time to look if a store that hangs still does; the next time is so much later.
+    fn probe_is_due(&mut self, store: u16, now: Nanos, every: Nanos) -> bool {
+        let of = &mut self.of[usize::from(store)];
+        let due = now >= of.probe_due;
+        if due {
+            of.probe_due = now + every;
+        }
+        due
     }
 
     /// Whether flights of the store wait for their turn.
@@ -115,7 +141,7 @@ impl Shard {
     /// A read of the store has ended: the next one's turn.
     pub(super) fn store_answered(&mut self, vdisk: u32, now: Nanos, out: &mut Outbox) {
         let store = self.store_of(vdisk);
-        self.stores.set_answered(store);
+        self.store_gave(vdisk, now, out);
         let of = &mut self.stores.of[usize::from(store)];
         of.reading -= 1;
         if of.queued == 0 {
@@ -141,6 +167,65 @@ impl Shard {
         self.shared.vdisk(vdisk).store
     }
 
+    /// A store has given something, to this shard or another.
+    pub(super) fn store_gave(&mut self, vdisk: u32, now: Nanos, out: &mut Outbox) {
+        let store = self.store_of(vdisk);
+        self.stores.of[usize::from(store)].answered_at = now;
+        if self.shared.hung_stores.set(store, false) {
+            self.event(Event::StoreAnswers { vdisk }, out);
+        }
+    }
+
+    /// Whether nobody is to wait for a block of this store.
+    pub(super) fn store_hangs(&self, vdisk: u32) -> bool {
+        self.shared.hung_stores.hangs(self.store_of(vdisk))
+    }
+
+    /// A read that was asked at `started` has had its whole time. A store that has given nothing since hangs: nobody waits for what else
+    /// it was asked.
+    pub(super) fn judge_store(&mut self, vdisk: u32, started: Nanos, now: Nanos, out: &mut Outbox) {
+        let store = self.store_of(vdisk);
+        let of = &mut self.stores.of[usize::from(store)];
+        if of.answered_at > started {
+            return;
+        }
+        if self.shared.hung_stores.set(store, true) {
+            of.probe_due = now + self.shared.limits.disk_deadline;
+            self.event(Event::StoreHangs { vdisk }, out);
+        }
+        let mut n = 0;
+        while let Some(index) = self.flights.nth(n) {
+            n += 1;
+            if self.flights.get(index).store == store {
+                self.give_up_waiting(index);
+            }
+        }
+    }
+
+    /// What a session gets of a store that hangs: nothing. Its block is read for nobody if it is time to look whether the store still
+    /// hangs, as long as such reads, none of which may ever come back, leave others their flights.
+    pub(super) fn ask_hung_store(
+        &mut self,
+        session: u32,
+        ticket: LoadTicket,
+        now: Nanos,
+        out: &mut Outbox,
+    ) -> Found {
+        let vdisk = self.sessions.get(session).vdisk;
+        let store = self.store_of(vdisk);
+        let room = usize::from(self.flights.of(store).early) < self.stores.early_max()
+            && !self.flights.is_full()
+            && !self.stores.is_busy(store);
+        if room && self.stores.probe_is_due(store, now, self.shared.limits.disk_deadline) {
+            let flight = self.add_flight(Flight::new(ticket.key(), vdisk, store, now));
+            let progress = self.begin(flight, ticket, now, out);
+            self.go_on(flight, progress, now, out);
+        } else {
+            self.hand_back(ticket, out);
+        }
+        Found::Failed(ReadErrorCode::StoreTimeout)
+    }
+
     /// What a session is told that may not wait for another block now; none: it may.
     pub(super) fn refuses_miss(&self, session: u32) -> Option<Found> {
         let store = self.store_of(self.sessions.get(session).vdisk);
@@ -150,10 +235,6 @@ impl Shard {
         if !self.flights.is_full() && self.flights.owned(session, store) < part {
             return None;
         }
-        // A store that gives nothing any more is not busy: its devices have to know, to read at their other node.
-        Some(match of.overdue > 0 && !self.stores.of[usize::from(store)].answered {
-            true => Found::Failed(ReadErrorCode::StoreTimeout),
-            false => Found::Busy(BusyCause::Flights),
-        })
+        Some(Found::Busy(BusyCause::Flights))
     }
 }

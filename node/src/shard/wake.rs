@@ -206,17 +206,23 @@ impl Shard {
     /// The disk had its time. The frame stays the disk's until the read completes; the devices need not wait for that.
     fn overdue(&mut self, index: u32, now: Nanos, out: &mut Outbox) {
         self.flights.set_overdue(index, true);
-        let flight = self.flights.get_mut(index);
-        self.stores.set_silent(flight.store);
-        flight.pending_due = Nanos::NEVER;
-        let mut waiters = std::mem::replace(&mut flight.waiters, List::EMPTY);
+        self.give_up_waiting(index);
+        let flight = self.flights.get(index);
+        let (vdisk, block, started) = (flight.vdisk, flight.key.block, flight.started);
         if let Loader::Us { .. } = flight.loader {
-            let (vdisk, block, started) = (flight.vdisk, flight.key.block, flight.started);
             let offset = block * self.shared.cache.block_bytes() as u64;
             let waited_ms = now.since(started).as_millis();
             self.counters.disk_overdue.inc();
             self.event(Event::DiskOverdue { vdisk, offset, waited_ms }, out);
+            self.judge_store(vdisk, started, now, out);
         }
+    }
+
+    /// Whoever waits for a block is told that the store does not give it.
+    pub(super) fn give_up_waiting(&mut self, index: u32) {
+        let flight = self.flights.get_mut(index);
+        flight.pending_due = Nanos::NEVER;
+        let mut waiters = std::mem::replace(&mut flight.waiters, List::EMPTY);
         self.fail_waiters(&mut waiters, ReadErrorCode::StoreTimeout);
     }
 

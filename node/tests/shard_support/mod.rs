@@ -12,8 +12,8 @@ use std::sync::{Arc, OnceLock};
 use diskstream_node::cache::Cache;
 use diskstream_node::farm::Farm;
 use diskstream_node::shard::{
-    BootSlots, DiskRead, Event, Input, Limits, Line, NodeShared, Outbox, Shard, ShardMessage,
-    SocketRole, VdiskEntry, WallClock,
+    BootSlots, DiskRead, Event, HungStores, Input, Limits, Line, NodeShared, Outbox, Shard,
+    ShardMessage, SocketRole, VdiskEntry, WallClock,
 };
 use diskstream_node::trust::{FarmKey, Keys};
 use diskstream_node::view::{
@@ -180,6 +180,7 @@ impl World {
             placement_seed: [9; 32],
             wall_clock: WallClock::new(1_800_000_000, now),
             limits: setup.limits,
+            hung_stores: HungStores::default(),
             line: Line::new(setup.pace),
             view: ViewCell::default(),
             own: OwnLoad::default(),
