@@ -1,6 +1,6 @@
 //! What sends cost through a ring, with and without a copy, to an interface on which nobody receives.
 //!
-//! `cargo run --release -p diskstream-ring --example sink_rate -- PEER [segments] [data bytes] [rounds] [without]`
+//! `cargo run --release -p diskstream-ring --example sink_rate -- PEER [segments] [data bytes] [rounds]`
 //!
 //! Both ways take turns of a few milliseconds in one process, so that whatever else the machine does falls on both. PEER is an
 //! address behind the interface, such as an `ifb` device in a network namespace of its own:
@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let at = |part: usize| way.costs[way.costs.len() * part / 100] * 1.048_576e-3;
         let stats = way.ring.stats();
         println!(
-            "{:<10} s/GiB  p10 {:.4}  median {:.4}  p90 {:.4}   sends {} without a copy {} copied after all {} failed {}",
+            "{:<10} s/GiB  p10 {:.4}  median {:.4}  p90 {:.4}   {} sends, {} of them without a copy ({} marked as copied after all), {} failed",
             way.name,
             at(10),
             at(50),
