@@ -264,6 +264,26 @@ fn a_store_that_keeps_one_block_back_does_not_hang() {
     world.assert_at_rest();
 }
 
+#[test]
+fn a_store_that_answers_another_shard_does_not_hang() {
+    let mut world = World::new(Setup { shards: 2, ..setup(1) });
+    let mut device = Device::new(1).connect(&mut world);
+    let mut other = Device::on_shard(&world, 1 - device.shard, 2).connect(&mut world);
+    world.disk_runs = false;
+    ask(&mut world, &mut device, 0..1);
+    let owed = world.disk.pop_front().unwrap();
+    world.disk_runs = true;
+    world.pass(Nanos::from_secs(5));
+    world.mail.clear();
+    other.read_right(&mut world, block(1), UNIT);
+    world.pass(Nanos::from_secs(6));
+    assert_eq!((world.event("disk_overdue"), world.event("store_hangs")), (1, 0));
+    world.answer(owed.0, &owed.1);
+    world.run();
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
 /// Two devices that read across the image with all that they may have outstanding, and one that starts.
 #[test]
 fn a_device_that_starts_finds_room_beside_two_that_read_all_over() {

@@ -8,14 +8,14 @@
 //! * *Part*: a session may be the first to ask for at most twice as many blocks as its store has flights free (a dynamic threshold, as
 //!   switches share their buffers by). One greedy session leaves a third of the misses' flights free, two a fifth, k of them a part of
 //!   2k + 1: whoever comes finds room at once, and its part as soon as theirs have been read.
-//! * *Hangs*: a store that has given nothing since a read was asked that now has had its whole time. All shards know it at once, nobody
-//!   waits for it any more, and whoever asks reads elsewhere. Now and then a block that was asked for is read for nobody, to
-//!   see whether it still does: what it was asked before may never come back.
+//! * *Hangs*: a store that has given no shard anything since a read was asked that now has had its whole time. All shards know it at
+//!   once, nobody waits for it any more, and whoever asks reads elsewhere. Now and then a block that was asked for is read for
+//!   nobody, to see whether it still does: what it was asked before may never come back.
 //! * *Depth*: reads that a store is asked at once. More flights than that wait here, misses before what is read ahead, the oldest
 //!   first; in the kernel they would wait in the order in which they came, and past the device's queue in a worker thread each.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use diskstream_wire::ReadErrorCode;
 use diskstream_wire::time::Nanos;
@@ -33,18 +33,40 @@ const EARLY_PART: usize = 4;
 /// what 64 reads of 64 KiB across two blocks each need.
 const PART_OF_FREE: usize = 2;
 
+/// How exactly shards tell each other when a store answered, so that they seldom write the line that they share. Guessed: small
+/// beside the deadline of disk reads.
+const ANSWER_GRAIN: Nanos = Nanos::from_millis(100);
+
 /// Stores that hang, as the shards of a node find out.
 #[derive(Debug, Default)]
-pub struct HungStores([AtomicBool; STORES_MAX]);
+pub struct HungStores([Answers; STORES_MAX]);
+
+#[derive(Debug, Default)]
+struct Answers {
+    hangs: AtomicBool,
+    /// When it gave something last, to any shard, to [`ANSWER_GRAIN`].
+    at: AtomicU64,
+}
 
 impl HungStores {
     fn hangs(&self, store: u16) -> bool {
-        self.0[usize::from(store)].load(Relaxed)
+        self.0[usize::from(store)].hangs.load(Relaxed)
     }
 
     /// True when that is news. It is written only then: every read that a disk answers comes by here.
     fn set(&self, store: u16, hangs: bool) -> bool {
-        self.hangs(store) != hangs && self.0[usize::from(store)].swap(hangs, Relaxed) != hangs
+        self.hangs(store) != hangs && self.0[usize::from(store)].hangs.swap(hangs, Relaxed) != hangs
+    }
+
+    fn gave(&self, store: u16, now: Nanos) {
+        let at = &self.0[usize::from(store)].at;
+        if now.since(Nanos(at.load(Relaxed))) >= ANSWER_GRAIN {
+            at.fetch_max(now.0, Relaxed);
+        }
+    }
+
+    fn gave_since(&self, store: u16, then: Nanos) -> bool {
+        self.0[usize::from(store)].at.load(Relaxed) > then.0
     }
 }
 
@@ -63,8 +85,6 @@ struct Store {
     queued: u16,
     /// Reads that it may be asked at once.
     depth: u16,
-    /// When it gave something last.
-    answered_at: Nanos,
     /// While it hangs: when it is asked again, to see whether it still does.
     probe_due: Nanos,
 }
@@ -72,8 +92,7 @@ struct Store {
 impl Stores {
     pub(super) fn new(limits: &Limits) -> Stores {
         let share = usize::from(limits.flights_max) / usize::from(limits.stores.max(1));
-        let (answered_at, probe_due) = (Nanos::ZERO, Nanos::ZERO);
-        let store = |depth| Store { reading: 0, queued: 0, depth, answered_at, probe_due };
+        let store = |depth| Store { reading: 0, queued: 0, depth, probe_due: Nanos::ZERO };
         Stores { of: limits.store_depths.map(store), share: share.max(1) }
     }
 
@@ -170,7 +189,7 @@ impl Shard {
     /// A store has given something, to this shard or another.
     pub(super) fn store_gave(&mut self, vdisk: u32, now: Nanos, out: &mut Outbox) {
         let store = self.store_of(vdisk);
-        self.stores.of[usize::from(store)].answered_at = now;
+        self.shared.hung_stores.gave(store, now);
         if self.shared.hung_stores.set(store, false) {
             self.event(Event::StoreAnswers { vdisk }, out);
         }
@@ -185,12 +204,11 @@ impl Shard {
     /// it was asked.
     pub(super) fn judge_store(&mut self, vdisk: u32, started: Nanos, now: Nanos, out: &mut Outbox) {
         let store = self.store_of(vdisk);
-        let of = &mut self.stores.of[usize::from(store)];
-        if of.answered_at > started {
+        if self.shared.hung_stores.gave_since(store, started) {
             return;
         }
         if self.shared.hung_stores.set(store, true) {
-            of.probe_due = now + self.shared.limits.disk_deadline;
+            self.stores.of[usize::from(store)].probe_due = now + self.shared.limits.disk_deadline;
             self.event(Event::StoreHangs { vdisk }, out);
         }
         let mut n = 0;
