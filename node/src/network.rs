@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use diskstream_ring::{QueueWatch, ZeroCopy};
+use diskstream_wire::Nanos;
 
 use crate::metrics::{Kind, RingStats, Samples, Source, as_float};
 
@@ -138,7 +139,7 @@ fn megabits(text: &str) -> Option<u64> {
 pub struct NetworkSource {
     /// Each shard's ring.
     pub rings: Vec<Arc<RingStats>>,
-    /// Each shard's socket.
+    /// Each shard's socket, and behind them the login socket.
     pub queues: Arc<[QueueWatch]>,
     /// What all shards send in a second at most; 0: no bound.
     pub pace_bytes_per_second: u64,
@@ -153,6 +154,7 @@ impl Source for NetworkSource {
             Vec::new(),
             as_float(self.pace_bytes_per_second),
         );
+        self.receive_queues(samples);
         for (shard, (ring, queue)) in self.rings.iter().zip(self.queues.iter()).enumerate() {
             let labels = || vec![("shard", shard.to_string().into())];
             let mut gauge = |name, help, value: u64| {
@@ -178,9 +180,66 @@ impl Source for NetworkSource {
     }
 }
 
+impl NetworkSource {
+    /// What comes faster than it is taken.
+    fn receive_queues(&self, samples: &mut Samples) {
+        for (at, queue) in self.queues.iter().enumerate() {
+            let labels = || match at < self.rings.len() {
+                true => vec![("socket", "io".into()), ("shard", at.to_string().into())],
+                false => vec![("socket", "login".into())],
+            };
+            let help = "Datagrams that came while the socket's receive buffer was full, and are lost (--socket-buffer).";
+            samples.counter("receive_drops_total", help, labels(), queue.drops().into());
+            let help = "Bytes in the socket's receive buffer, with what the kernel keeps beside them: what came and is not taken yet.";
+            let waiting = as_float(queue.waiting_bytes().into());
+            samples.number("receive_waiting_bytes", help, Kind::Gauge, labels(), waiting);
+        }
+    }
+}
+
+/// Tells the log of datagrams that found no room.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    /// What each socket had lost at the last look.
+    seen: Vec<u32>,
+    untold: u64,
+    next_told: Nanos,
+}
+
+/// Distance of two log lines about lost datagrams. Guessed: a node past its capacity loses some every second.
+const LOSSES_TOLD_EVERY: Nanos = Nanos::from_secs(10);
+
+impl Losses {
+    /// How many datagrams are to be told of now, which were lost since the last time; none: nothing to say, or it was said just now.
+    pub(crate) fn look(&mut self, drops: impl Iterator<Item = u32>, now: Nanos) -> Option<u64> {
+        for (at, drops) in drops.enumerate() {
+            if self.seen.len() == at {
+                self.seen.push(0);
+            }
+            self.untold += u64::from(drops.wrapping_sub(self.seen[at]));
+            self.seen[at] = drops;
+        }
+        if self.untold == 0 || now < self.next_told {
+            return None;
+        }
+        self.next_told = now + LOSSES_TOLD_EVERY;
+        Some(std::mem::take(&mut self.untold))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn losses_are_told_once_and_not_too_often() {
+        let (mut losses, second) = (Losses::default(), Nanos::from_secs);
+        assert_eq!(losses.look([0, 0].into_iter(), second(1)), None);
+        assert_eq!(losses.look([3, 4].into_iter(), second(2)), Some(7));
+        assert_eq!(losses.look([3, 5].into_iter(), second(3)), None, "told a second ago");
+        assert_eq!(losses.look([2, 5].into_iter(), second(12)), Some(u64::from(u32::MAX) + 1));
+        assert_eq!(losses.look([2, 5].into_iter(), second(30)), None);
+    }
 
     #[test]
     fn paces_are_understood() {

@@ -90,6 +90,7 @@ pub struct RunningNode {
     login: SocketAddr,
     io: Vec<SocketAddr>,
     features: Features,
+    /// Of each shard's socket, and of the login socket.
     queues: Arc<[QueueWatch]>,
     arena: Arc<Arena>,
     on_end: OnEnd,
@@ -173,6 +174,7 @@ impl RunningNode {
         self.queues = sockets
             .io
             .iter()
+            .chain([&sockets.login])
             .map(UdpSocket::queue_watch)
             .collect::<Result<Arc<[_]>, _>>()
             .context("duplicating a socket's descriptor: raise LimitNOFILE (ulimit -n)")?;
@@ -271,6 +273,11 @@ impl RunningNode {
     #[must_use]
     pub fn ring_stats(&self) -> &[Arc<RingStats>] {
         &self.reports
+    }
+
+    /// Datagrams that the sockets had no room for, of each shard's and then of the login socket, modulo 2^32.
+    pub(crate) fn receive_drops(&self) -> impl Iterator<Item = u32> {
+        self.queues.iter().map(QueueWatch::drops)
     }
 
     /// What was granted of the network path, for metrics.

@@ -116,3 +116,28 @@ fn two_signals_end_a_node_at_once() {
     assert!(node.wait_end().success());
     assert!(node.said().contains("drained: all 0 sessions have moved"), "{}", node.said());
 }
+
+#[test]
+fn datagrams_that_found_no_room_are_counted_and_said() {
+    let place = Place::new();
+    let image = place.image("disk.img", 1 << 20);
+    let image = image.to_str().expect("UTF-8");
+    let mut node = Serve::start(&place.path("node.sock"), &[image, "--socket-buffer", "64K"]);
+    let lost = |page: &str, of: &str| -> u64 {
+        let name = format!("diskstream_receive_drops_total{{{of}}} ");
+        let value = page.lines().find_map(|line| line.strip_prefix(&name));
+        value.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("a number")
+    };
+    let (io, login) = ("socket=\"io\",shard=\"0\"", "socket=\"login\"");
+    assert_eq!(lost(&node.metrics(), io), 0);
+    let sender = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    node.signal("STOP");
+    for _ in 0..5000 {
+        sender.send_to(&[0; 64], node.word("io")).expect("sent");
+    }
+    node.signal("CONT");
+    node.wait_line("a socket's receive buffer was full");
+    let page = node.metrics();
+    assert!(lost(&page, io) > 1000, "{page}");
+    assert_eq!(lost(&page, login), 0);
+}

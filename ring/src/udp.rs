@@ -207,7 +207,8 @@ impl UdpSocket {
         self.gro
     }
 
-    /// What tells by which queue of a card datagrams come in, for as long as it lives, from any thread.
+    /// What tells by which queue of a card datagrams come in, how many wait and how many were lost, for as long as it lives, from any
+    /// thread.
     ///
     /// # Errors
     /// When the process has no descriptor left.
@@ -233,6 +234,19 @@ impl QueueWatch {
     #[must_use]
     pub fn queue(&self) -> u32 {
         sys::incoming_queue(self.0.as_fd()).unwrap_or(0)
+    }
+
+    /// Bytes that wait to be received, with what the kernel keeps beside them, which is what counts against the buffer; 0 when the kernel
+    /// does not say.
+    #[must_use]
+    pub fn waiting_bytes(&self) -> u32 {
+        sys::receive_queue(self.0.as_fd()).map_or(0, |(waiting, _)| waiting)
+    }
+
+    /// Datagrams that the socket had no room for since it was made, modulo 2^32; 0 when the kernel does not say.
+    #[must_use]
+    pub fn drops(&self) -> u32 {
+        sys::receive_queue(self.0.as_fd()).map_or(0, |(_, drops)| drops)
     }
 }
 

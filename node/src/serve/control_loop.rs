@@ -16,6 +16,7 @@ use super::watch::{Weighing, bad_block, damaged, health_of, judge};
 use super::{Wish, service};
 use crate::control::{Answer, Figures, Reply, Request, SlowDevice};
 use crate::metrics::{Health, HealthState};
+use crate::network::Losses;
 use crate::peers::PeerHandle;
 use crate::running::RunningNode;
 use crate::settings::Settings;
@@ -43,6 +44,7 @@ pub(super) struct ControlLoop<'s> {
     /// vDisks whose files were changed: out of service until the node starts again.
     changed: BTreeSet<usize>,
     weighing: Weighing,
+    losses: Losses,
     differences: Differences,
     drain: Option<Drain>,
     next_look: Nanos,
@@ -75,6 +77,7 @@ impl<'s> ControlLoop<'s> {
             own,
             changed: BTreeSet::new(),
             weighing: Weighing::default(),
+            losses: Losses::default(),
             differences: Differences::default(),
             drain: None,
             next_look: clock::now(),
@@ -123,6 +126,13 @@ impl<'s> ControlLoop<'s> {
         shared.cache.tick();
         self.differences.look(shared);
         self.weighing.look(&self.node, &self.changed, now);
+        if let Some(lost) = self.losses.look(self.node.receive_drops(), now) {
+            tracing::warn!(
+                lost,
+                "datagrams came while a socket's receive buffer was full, and are lost: devices ask again, but this node has more to do than \
+                 it can, or does not get its cores. See receive_drops_total, add nodes or --cores, or raise --socket-buffer"
+            );
+        }
         if now >= self.next_rebalance {
             self.next_rebalance = now + rebalance::LOOK_EVERY;
             rebalance::by_itself(&self.node, &self.outside.decisions, now);

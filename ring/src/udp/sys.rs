@@ -80,6 +80,35 @@ pub(super) fn incoming_queue(fd: BorrowedFd<'_>) -> io::Result<u32> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(queue) }
 }
 
+/// What a socket holds and has lost, by `SK_MEMINFO_*` of `linux/sock_diag.h`. Linux 4.12.
+const MEMORY_INFO: usize = 9;
+/// Bytes that wait to be received, with what the kernel keeps beside them.
+const RECEIVE_QUEUE: usize = 0;
+/// Datagrams that were dropped since the socket was made.
+const DROPS: usize = 8;
+
+/// Bytes that wait to be received, with what the kernel keeps beside them; and datagrams that were dropped, modulo 2^32.
+pub(super) fn receive_queue(fd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
+    let mut info = [0u32; MEMORY_INFO];
+    let mut len = libc::socklen_t::try_from(size_of_val(&info)).expect("36");
+    // SAFETY: the descriptor is open for the borrow; `info` and `len` are valid, exclusively borrowed, and outlive the call,
+    // which writes `len` bytes at most; no crate of ours offers this option.
+    let result = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok((info[RECEIVE_QUEUE], info[DROPS]))
+    }
+}
+
 fn set(fd: BorrowedFd<'_>, level: i32, name: i32, value: libc::c_int) -> io::Result<()> {
     let len = libc::socklen_t::try_from(size_of_val(&value)).expect("an int is four bytes");
     // SAFETY: the descriptor is open for the borrow, and `value` is readable for `len` bytes during the call; no crate of
