@@ -15,7 +15,7 @@ set -eu
 
 programs=${1:?the folder of diskstream-node and diskstream-bench}
 way=${2:?sink or veth}
-pages=/proc/sys/vm/nr_hugepages
+pages=/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
 node=10.79.0.1
 
 cannot() {
@@ -61,10 +61,13 @@ RULES
 fi
 
 case $way in sink | veth) ;; *) echo "not sink or veth: $way" >&2; exit 2 ;; esac
-for program in ip nft nsenter unshare; do
+for program in flock ip nft nsenter unshare; do
     command -v "$program" > /dev/null || cannot "$program is not installed"
 done
 [ "$(id -u)" = 0 ] || cannot "needs root for network namespaces and huge pages"
+# Held until the number is put back: of two runs that overlap one would put back what the other had added.
+exec 9< "$pages"
+flock 9
 before=$(cat "$pages")
 folder=$(mktemp -d)
 inside=
@@ -77,7 +80,7 @@ trap end EXIT
 trap 'exit 1' HUP INT TERM
 echo $((before + 72)) > "$pages"
 [ "$(cat "$pages")" -ge $((before + 72)) ] || cannot "memory is too fragmented for 72 pages of 2 MiB"
-unshare --net --mount-proc --pid --fork --kill-child "$0" "$programs" "$way" inside "$folder" &
+unshare --net --mount-proc --pid --fork --kill-child "$0" "$programs" "$way" inside "$folder" 9<&- &
 inside=$!
 status=0
 wait "$inside" || status=$?

@@ -71,18 +71,22 @@ pub fn turn_until<S>(
 pub const TWO_MIB: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 pub const ONE_GIB: &str = "/sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages";
 
-/// Reserves huge pages, and puts the number back when dropped.
+/// Reserves huge pages, and puts the number back when dropped. One at a time on a host: two that overlap would put back what the
+/// other had added.
 pub struct Reservation {
     file: &'static str,
     before: String,
+    _alone: std::fs::File,
 }
 
 impl Reservation {
     pub fn new(file: &'static str, pages: usize) -> Option<Reservation> {
+        let alone = std::fs::File::open(file).ok()?;
+        alone.lock().ok()?;
         let before = std::fs::read_to_string(file).ok()?;
         let wanted = before.trim().parse::<usize>().ok()? + pages;
         std::fs::write(file, wanted.to_string()).ok()?;
-        let reservation = Reservation { file, before };
+        let reservation = Reservation { file, before, _alone: alone };
         let got: usize = std::fs::read_to_string(file).ok()?.trim().parse().ok()?;
         (got >= wanted).then_some(reservation)
     }
