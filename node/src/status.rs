@@ -103,8 +103,22 @@ pub struct VdiskStatus {
     pub content_id: Option<String>,
     /// The only node that may serve it, so that its devices have no failover; none: any that holds it.
     pub pinned_to: Option<String>,
+    /// How much of it is in this node's cache for good; none: it is not pinned there.
+    #[serde(default)]
+    pub cache_pinned: Option<CachePinned>,
     /// Who holds what: this node first, then peers by name.
     pub holders: Vec<HolderStatus>,
+}
+
+/// A vDisk that stays in a node's cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CachePinned {
+    /// Cache blocks of it.
+    pub blocks: u32,
+    /// Of these, the ones that are there, or hold nothing but zeros.
+    pub loaded: u32,
+    /// Those that the store did not give so far; they are tried again.
+    pub missing: u32,
 }
 
 /// One node's copy of a vDisk.
@@ -299,7 +313,12 @@ fn vdisk(
         node_state: peer.state.label().to_owned(),
     }));
     let content_id = reference.map(|id| id.to_string());
-    VdiskStatus { name: name.to_owned(), content_id, pinned_to: None, holders }
+    let cache_pinned = here.filter(|entry| entry.kept).map(|entry| CachePinned {
+        blocks: entry.feed.blocks(),
+        loaded: entry.feed.done(),
+        missing: entry.feed.missing(),
+    });
+    VdiskStatus { name: name.to_owned(), content_id, pinned_to: None, cache_pinned, holders }
 }
 
 /// Sentences for people, about nodes that are not down.

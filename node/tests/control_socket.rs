@@ -141,3 +141,19 @@ fn datagrams_that_found_no_room_are_counted_and_said() {
     assert!(lost(&page, io) > 1000, "{page}");
     assert_eq!(lost(&page, login), 0);
 }
+
+#[test]
+fn status_tells_how_much_of_a_pinned_vdisk_is_in_the_cache() {
+    let place = Place::new();
+    let image = place.image("disk.img", 1 << 20);
+    let image = image.to_str().expect("UTF-8");
+    // Room for what is under way beside it.
+    let node = Serve::start(&place.path("node.sock"), &[image, "--cache-pinned", "--cache", "64M"]);
+    let all = serde_json::json!({ "blocks": 16, "loaded": 16, "missing": 0 });
+    node.await_status("loaded", |status| status["vdisks"][0]["cache_pinned"] == all);
+    let text = stdout(&ask(&node, "status", &[]));
+    assert!(text.contains("disk: 16 of 16 blocks pinned in the cache\n"), "{text}");
+    let place = Place::new();
+    let plain = one(&place);
+    assert!(plain.status()["vdisks"][0]["cache_pinned"].is_null());
+}

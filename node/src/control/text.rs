@@ -89,6 +89,15 @@ fn versions(text: &mut String, status: &Status) {
             let _ =
                 writeln!(text, "{}: pinned to {node}, its devices have no failover", vdisk.name);
         }
+        if let Some(pinned) = vdisk.cache_pinned {
+            let missing = match pinned.missing {
+                0 => String::new(),
+                n => format!(", {n} cannot be loaded"),
+            };
+            let (name, loaded, blocks) = (&vdisk.name, pinned.loaded, pinned.blocks);
+            let _ =
+                writeln!(text, "{name}: {loaded} of {blocks} blocks pinned in the cache{missing}");
+        }
     }
 }
 

@@ -108,16 +108,17 @@ impl Serve {
 
     /// The same, under a service manager that listens at `notify`.
     pub fn start_under(control: &Path, args: &[&str], notify: Option<&Path>) -> Serve {
-        let usual =
-            ["--http", "127.0.0.1:0", "--cores", "0", "--cache", "16M", "--huge-pages", "off"];
+        let usual = ["--http", "127.0.0.1:0", "--cores", "0", "--huge-pages", "off"];
         let mut command = program();
         command.arg("serve").args(args).args(usual).arg("--control").arg(control);
         if let Some(notify) = notify {
             command.env("NOTIFY_SOCKET", notify);
         }
-        for (flag, free) in [("--login-port", "0"), ("--io-ports", "0"), ("--peer-port", "0")] {
+        let unless_said =
+            [("--login-port", "0"), ("--io-ports", "0"), ("--peer-port", "0"), ("--cache", "16M")];
+        for (flag, usual) in unless_said {
             if !args.contains(&flag) {
-                command.args([flag, free]);
+                command.args([flag, usual]);
             }
         }
         let mut child = command
