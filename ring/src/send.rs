@@ -96,7 +96,9 @@ pub struct SendPlan {
     /// Opaque marks of what must stay in place until the completion; at most [`PINS_MAX`].
     pins: Vec<u64>,
     pieces: Vec<Piece>,
-    scratch: Vec<u8>,
+    /// Its first [`SendPlan::scratch_bytes`] are in use.
+    scratch: Box<[u8; SCRATCH_BYTES]>,
+    scratch_bytes: usize,
     payload_bytes: usize,
     /// Where the last byte ends that is named in the arena; 0: none is. Whoever sends the plan checks it once, not each piece.
     arena_end: usize,
@@ -113,7 +115,8 @@ impl SendPlan {
             token: 0,
             pins: Vec::with_capacity(PINS_MAX),
             pieces: Vec::with_capacity(PIECES_MAX),
-            scratch: Vec::with_capacity(SCRATCH_BYTES),
+            scratch: Box::new([0; SCRATCH_BYTES]),
+            scratch_bytes: 0,
             payload_bytes: 0,
             arena_end: 0,
         })
@@ -127,7 +130,7 @@ impl SendPlan {
         self.token = 0;
         self.pins.clear();
         self.pieces.clear();
-        self.scratch.clear();
+        self.scratch_bytes = 0;
         self.payload_bytes = 0;
         self.arena_end = 0;
     }
@@ -138,53 +141,64 @@ impl SendPlan {
     /// [`PlanFull`], and nothing was appended.
     #[inline]
     pub fn push_scratch(&mut self, bytes: &[u8]) -> Result<(), PlanFull> {
-        let start = self.scratch.len();
-        if bytes.len() > SCRATCH_BYTES - start {
+        let Some(room) = self.scratch[self.scratch_bytes..].get_mut(..bytes.len()) else {
             return Err(PlanFull);
-        }
-        let start = u16::try_from(start).expect("scratch offsets fit 16 bits (const-asserted)");
+        };
+        // Beyond what is in use: no harm is done if the piece finds no room.
+        room.copy_from_slice(bytes);
         let added = u16::try_from(bytes.len()).expect("checked against the scratch capacity");
-        self.append(Piece::Scratch { start, len: added })?;
-        self.scratch.extend_from_slice(bytes);
+        self.append(Piece::Scratch { start: scratch_at(self.scratch_bytes), len: added })?;
+        self.scratch_bytes += bytes.len();
         Ok(())
     }
 
-    /// Appends a datagram of a reply: a header, copied, and `len` bytes of the arena, not copied. Gives the copy, to be changed in
-    /// place. One step for what there are hundreds of in a large read.
+    /// Appends `count` datagrams of a reply, each of `datagram_bytes`: first its copy of `head`, or less of it, then bytes of the
+    /// arena, not copied. `each` is shown each copy in order, to change what is that datagram's own, and gives how many bytes of it
+    /// are to be sent and where in the arena the data begin.
+    ///
+    /// A large read has hundreds of datagrams: what bounds a plan is checked once for all of them.
     ///
     /// # Errors
     /// [`PlanFull`], and nothing was appended.
+    ///
+    /// # Panics
+    /// When `each` wants more of a head than there is, none of it, or no data.
     #[inline]
-    pub fn push_headed<const N: usize>(
+    pub fn push_run<const N: usize>(
         &mut self,
+        count: usize,
+        datagram_bytes: usize,
         head: &[u8; N],
-        offset: usize,
-        len: usize,
-    ) -> Result<&mut [u8; N], PlanFull> {
-        const { assert!(N > 0 && N <= SCRATCH_BYTES) };
-        let start = self.scratch.len();
-        // Two pieces, also where the header joins the one before: a plan that is so full is full.
-        if N > SCRATCH_BYTES - start || self.pieces.len() > PIECES_MAX - 2 {
+        mut each: impl FnMut(&mut [u8; N]) -> (usize, usize),
+    ) -> Result<(), PlanFull> {
+        if count > SEGMENTS_MAX
+            || datagram_bytes > PAYLOAD_BYTES_MAX
+            || count * N > SCRATCH_BYTES - self.scratch_bytes
+            || 2 * count > PIECES_MAX - self.pieces.len()
+            || count * datagram_bytes > PAYLOAD_BYTES_MAX - self.payload_bytes
+        {
             return Err(PlanFull);
         }
-        let end = offset.checked_add(len).ok_or(PlanFull)?;
-        let arena = Piece::Arena { offset, len: u32::try_from(len).map_err(|_| PlanFull)? };
-        if len == 0 || len > PAYLOAD_BYTES_MAX || self.payload_bytes + N + len > PAYLOAD_BYTES_MAX {
-            return Err(PlanFull);
+        let (first, mut at, mut arena_end) =
+            (self.pieces.len(), self.scratch_bytes, self.arena_end);
+        self.pieces.resize(first + 2 * count, Piece::Scratch { start: 0, len: 0 });
+        for pair in self.pieces[first..].chunks_exact_mut(2) {
+            let room = self.scratch[at..].first_chunk_mut().expect("checked for all");
+            *room = *head;
+            let (used, offset) = each(room);
+            assert!(
+                used > 0 && used <= N && used < datagram_bytes,
+                "{used} bytes of a head of {N}"
+            );
+            let data = datagram_bytes - used;
+            pair[0] = Piece::Scratch { start: scratch_at(at), len: scratch_at(used) };
+            pair[1] = Piece::Arena { offset, len: u32::try_from(data).expect("checked for all") };
+            at += used;
+            arena_end = arena_end.max(offset.saturating_add(data));
         }
-        let added = u16::try_from(N).expect("const-asserted");
-        match self.pieces.last_mut() {
-            Some(Piece::Scratch { len, .. }) => *len += added,
-            _ => {
-                let start = u16::try_from(start).expect("scratch offsets fit 16 bits");
-                self.pieces.push(Piece::Scratch { start, len: added });
-            }
-        }
-        self.pieces.push(arena);
-        self.payload_bytes += N + len;
-        self.arena_end = self.arena_end.max(end);
-        self.scratch.extend_from_slice(head);
-        Ok(self.scratch.last_chunk_mut().expect("appended just now"))
+        (self.scratch_bytes, self.arena_end) = (at, arena_end);
+        self.payload_bytes += count * datagram_bytes;
+        Ok(())
     }
 
     /// Appends `len` bytes of the arena, not copied. A range that continues the one before joins it.
@@ -234,13 +248,13 @@ impl SendPlan {
     /// The bytes kept inside the plan.
     #[must_use]
     pub fn scratch(&self) -> &[u8] {
-        &self.scratch
+        &self.scratch[..self.scratch_bytes]
     }
 
     /// Scratch bytes that can still be appended.
     #[must_use]
     pub fn scratch_room(&self) -> usize {
-        SCRATCH_BYTES - self.scratch.len()
+        SCRATCH_BYTES - self.scratch_bytes
     }
 
     /// Bytes of all pieces.
@@ -306,6 +320,12 @@ impl SendPlan {
         self.payload_bytes += added;
         Ok(())
     }
+}
+
+/// A number of bytes within the scratch buffer.
+#[inline]
+fn scratch_at(bytes: usize) -> u16 {
+    u16::try_from(bytes).expect("the scratch buffer is short (const-asserted)")
 }
 
 #[cfg(test)]

@@ -308,6 +308,13 @@ impl Cache {
         self.sums[pin.frame as usize * self.units + unit].load(Relaxed)
     }
 
+    /// The sums of all units of the pinned block.
+    #[inline]
+    #[must_use]
+    pub(crate) fn unit_sums(&self, pin: &Pin) -> &[AtomicU32] {
+        &self.sums[pin.frame as usize * self.units..][..self.units]
+    }
+
     /// Whether a unit of the block is all zero.
     ///
     /// # Panics

@@ -1,12 +1,15 @@
 //! From a job to datagrams: fragments of equal length, header and padding copied, data by reference.
 //!
-//! A large read has hundreds of fragments, and nearly all of a node's own work on it is here. So the header is encoded once for each
-//! job, each copy is stamped with what is its own, and the loop keeps little at hand.
+//! A large read has hundreds of fragments, and nearly all of a node's own work on it is here. So whatever is the same for all fragments of
+//! a job is done once: the header is encoded, sums and bytes are found, and budget and room are turned into a number of datagrams.
+//! What is left for each is a copy of the header, the stamp of its own fields, and two ranges.
+
+use std::sync::atomic::Ordering::Relaxed;
 
 use diskstream_ring::SendPlan;
 use diskstream_wire::limits::{SEND_BYTES_MAX, SEND_SEGMENTS_MAX, UNIT_BYTES};
 use diskstream_wire::time::Nanos;
-use diskstream_wire::{Flags, ReadData};
+use diskstream_wire::{Flags, FragmentSize, ReadData};
 
 use super::jobs::{Data, Job};
 use super::read::to_usize;
@@ -19,34 +22,39 @@ const PAD_BYTES: usize = 32;
 const _: () = assert!(3 * 1376 - UNIT_BYTES == PAD_BYTES);
 const HEAD: usize = ReadData::BYTES;
 const PADDED_HEAD: usize = HEAD + PAD_BYTES;
+const FITS: &str = "Train::room bounds segments and bytes; pieces and scratch are sized for them";
 
-/// What one datagram of a data job consists of, behind its header.
-pub(super) struct Fragment {
+/// Bytes of the next datagram of a job that has one: header, padding and data.
+#[inline]
+pub(super) fn next_datagram_bytes(data: &Data) -> usize {
+    HEAD + if are_equal(data) { data.size.bytes() } else { Fragment::next(data).bytes }
+}
+
+/// Whether each fragment is a part of a unit, so that all datagrams of the job are of one length and lie in one block.
+#[inline]
+fn are_equal(data: &Data) -> bool {
+    !data.single && data.size.units_each() == 1
+}
+
+/// What one datagram consists of behind its header, where they are not equal: the one of a single read, or one of two units, of which
+/// the last may be short (a pad is at most 255 bytes) and one may reach into the next block.
+struct Fragment {
+    number: usize,
     /// Where in the read, in bytes.
     at: usize,
-    pad: usize,
-    data: usize,
+    bytes: usize,
 }
 
 impl Fragment {
     /// The next one of a job that has one.
-    #[inline]
-    pub(super) fn next(data: &Data) -> Fragment {
+    fn next(data: &Data) -> Fragment {
         debug_assert!(data.wanted != 0, "a job without fragments is gone");
-        if data.single {
-            return Fragment { at: 0, pad: 0, data: data.length as usize };
-        }
         let number = data.wanted.trailing_zeros() as usize;
+        if data.single {
+            return Fragment { number, at: 0, bytes: data.length as usize };
+        }
         let range = data.size.range(number, data.length as usize).expect("wanted fragments exist");
-        // The first unit of a datagram of two that lacks its second is short, not padded: a pad is at most 255 bytes.
-        let pad = if data.size.units_each() == 1 { data.size.bytes() - range.bytes } else { 0 };
-        Fragment { at: range.offset, pad, data: range.bytes }
-    }
-
-    /// Header, padding and data.
-    #[inline]
-    pub(super) fn datagram_bytes(&self) -> usize {
-        HEAD + self.pad + self.data
+        Fragment { number, at: range.offset, bytes: range.bytes }
     }
 }
 
@@ -63,6 +71,18 @@ impl Train {
         Train { plan, segments: 0, closed: false }
     }
 
+    /// How many datagrams of `bytes` can join.
+    #[inline]
+    fn room(&self, bytes: usize) -> usize {
+        let segment = usize::from(self.plan.segment_bytes);
+        if self.closed || bytes > segment {
+            return 0;
+        }
+        let room = SEND_BYTES_MAX - self.plan.payload_bytes();
+        let most = (room / bytes).min(SEND_SEGMENTS_MAX - self.segments);
+        if bytes < segment { most.min(1) } else { most }
+    }
+
     /// Whether a datagram of `bytes` can join.
     #[inline]
     pub(super) fn has_room(&self, bytes: usize) -> bool {
@@ -72,16 +92,15 @@ impl Train {
             && self.segments < SEND_SEGMENTS_MAX
     }
 
-    /// Counts a datagram that joined.
+    /// Counts datagrams that joined.
     #[inline]
-    pub(super) fn joined(&mut self, bytes: usize) {
-        self.segments += 1;
+    pub(super) fn joined(&mut self, count: usize, bytes: usize) {
+        self.segments += count;
         self.closed = bytes < usize::from(self.plan.segment_bytes);
     }
 }
 
 /// What one call packed.
-#[derive(Default)]
 pub(super) struct Packed {
     pub(super) fragments: u32,
     /// With headers and padding.
@@ -89,14 +108,23 @@ pub(super) struct Packed {
     pub(super) data_bytes: u64,
 }
 
+impl Packed {
+    fn of(fragments: usize, datagram_bytes: usize, data_bytes: u64) -> Packed {
+        const ONE_SEND: &str = "no more than a send holds";
+        Packed {
+            fragments: u32::try_from(fragments).expect(ONE_SEND),
+            datagram_bytes: u32::try_from(datagram_bytes).expect(ONE_SEND),
+            data_bytes,
+        }
+    }
+}
+
 /// Appends the datagrams of one job to a send.
 pub(super) struct Packer {
+    /// What is the same in all headers of the job.
     header: ReadData,
     /// The read's first byte.
     offset: u64,
-    /// The header as encoded for datagrams of `encoded_for` bytes, and padding.
-    head: [u8; PADDED_HEAD],
-    encoded_for: usize,
 }
 
 impl Packer {
@@ -110,95 +138,132 @@ impl Packer {
             attempt: job.attempt,
             ..Default::default()
         };
-        Packer { header, offset: job.offset, head: [0; PADDED_HEAD], encoded_for: 0 }
+        Packer { header, offset: job.offset }
     }
 
     /// Takes fragments off the job for as long as there are any, `budget` pays for their bytes, and the train has room.
-    // Not inlined: beside all that its caller has at hand, the loop would keep its own on the stack.
-    #[inline(never)]
     pub(super) fn pack(
-        &mut self,
+        self,
         data: &mut Data,
         budget: u32,
         train: &mut Train,
         cache: &Cache,
     ) -> Packed {
-        let mut packed = Packed::default();
+        if !are_equal(data) {
+            return self.pack_each(data, budget, train, cache);
+        }
+        match data.size {
+            FragmentSize::B1024 => self.pack_equal::<1024>(data, budget, train, cache),
+            FragmentSize::B1376 => self.pack_equal::<1376>(data, budget, train, cache),
+            FragmentSize::B4096 => self.pack_equal::<4096>(data, budget, train, cache),
+            FragmentSize::B8192 => unreachable!("two units are not a part of one"),
+        }
+    }
+
+    /// Fragments of `BYTES`, padded where a unit ends before.
+    // Not inlined: beside all that its caller has at hand, the loop would keep its own on the stack.
+    #[inline(never)]
+    fn pack_equal<const BYTES: usize>(
+        self,
+        data: &mut Data,
+        budget: u32,
+        train: &mut Train,
+        cache: &Cache,
+    ) -> Packed {
+        let datagram = HEAD + BYTES;
+        let paid = to_usize(u64::from(budget)) / datagram;
+        let count = (data.wanted.count_ones() as usize).min(paid).min(train.room(datagram));
+        let Packer { mut header, offset } = self;
+        let mut head = [0; PADDED_HEAD];
+        header.encode_head(datagram, &mut head);
+
+        // All fragments lie in one block, which the read may begin before: places are counted from the first one's unit.
+        let pin = data.pin.as_ref().expect("a queued job has its blocks");
+        let each = const { UNIT_BYTES.div_ceil(BYTES) };
+        let first = data.wanted.trailing_zeros() as usize / each;
+        let within = in_block(offset + (first * UNIT_BYTES) as u64, cache.block_bytes());
+        let from = cache.arena_offset(pin) + within;
+        let sums = &cache.unit_sums(pin)[within / UNIT_BYTES..];
+
+        let (mut wanted, mut data_bytes) = (data.wanted, 0);
+        let packed = train.plan.push_run(count, datagram, &head, |head| {
+            let number = wanted.trailing_zeros();
+            wanted &= wanted - 1;
+            let (unit, part) = (number as usize / each, number as usize % each);
+            let bytes = BYTES.min(UNIT_BYTES - part * BYTES);
+            let at = unit * UNIT_BYTES + part * BYTES;
+            header.offset = offset + at as u64;
+            header.fragment = number.to_le_bytes()[0];
+            header.pad_bytes = (BYTES - bytes).to_le_bytes()[0];
+            header.data_bytes = u16::try_from(bytes).expect("at most a unit");
+            header.unit_sum = sums[unit - first].load(Relaxed);
+            header.stamp(head);
+            data_bytes += bytes as u64;
+            (HEAD + BYTES - bytes, from + at - first * UNIT_BYTES)
+        });
+        packed.expect(FITS);
+        data.wanted = wanted;
+        train.joined(count, datagram);
+        Packed::of(count, count * datagram, data_bytes)
+    }
+
+    /// Fragments one by one.
+    #[inline(never)]
+    fn pack_each(
+        mut self,
+        data: &mut Data,
+        budget: u32,
+        train: &mut Train,
+        cache: &Cache,
+    ) -> Packed {
+        let (mut count, mut datagram_bytes, mut data_bytes) = (0, 0, 0);
         while data.wanted != 0 {
             let next = Fragment::next(data);
-            let datagram = next.datagram_bytes();
-            let bytes = u32::try_from(datagram).expect("a datagram");
-            if budget - packed.datagram_bytes < bytes || !train.has_room(datagram) {
+            let datagram = HEAD + next.bytes;
+            if budget as usize - datagram_bytes < datagram || !train.has_room(datagram) {
                 break;
             }
             self.push(data, &next, train, cache);
             data.wanted &= data.wanted - 1;
-            packed.fragments += 1;
-            packed.datagram_bytes += bytes;
-            packed.data_bytes += next.data as u64;
+            count += 1;
+            datagram_bytes += datagram;
+            data_bytes += next.bytes as u64;
         }
-        packed
+        Packed::of(count, datagram_bytes, data_bytes)
     }
 
-    #[inline]
     fn push(&mut self, data: &Data, fragment: &Fragment, train: &mut Train, cache: &Cache) {
-        const FITS: &str =
-            "Train::has_room bounds segments and bytes; pieces and scratch are sized for them";
         let pin = data.pin.as_ref().expect("a queued job has its blocks");
         let block_bytes = cache.block_bytes();
-        let offset = self.offset + fragment.at as u64;
-        let within = in_block(offset, block_bytes);
-        self.describe(data, fragment, offset, within, cache);
-        let datagram = fragment.datagram_bytes();
-        if datagram != self.encoded_for {
-            self.header.encode_head(datagram, &mut self.head);
-            self.encoded_for = datagram;
-        }
-        let plan = &mut train.plan;
-        let here = fragment.data.min(block_bytes - within);
-        let from = cache.arena_offset(pin) + within;
-        if fragment.pad == 0 {
-            let head = self.head.first_chunk::<HEAD>().expect("a header");
-            self.header.stamp(plan.push_headed(head, from, here).expect(FITS));
-        } else {
-            debug_assert!(fragment.pad == PAD_BYTES, "only one size is padded");
-            self.header.stamp(plan.push_headed(&self.head, from, here).expect(FITS));
-        }
-        if here < fragment.data {
-            let second = data.second.as_ref().expect("a job that straddles has two blocks");
-            plan.push_arena(cache.arena_offset(second), fragment.data - here).expect(FITS);
-        }
-        train.joined(datagram);
-    }
-
-    /// Sets what is a fragment's own in the header.
-    #[inline]
-    fn describe(
-        &mut self,
-        data: &Data,
-        fragment: &Fragment,
-        offset: u64,
-        within: usize,
-        cache: &Cache,
-    ) {
-        let pin = data.pin.as_ref().expect("a queued job has its blocks");
         let header = &mut self.header;
-        header.offset = offset;
-        header.data_bytes = u16::try_from(fragment.data).expect("at most 8192");
+        header.offset = self.offset + fragment.at as u64;
+        header.data_bytes = u16::try_from(fragment.bytes).expect("at most 8192");
+        let within = in_block(header.offset, block_bytes);
         if data.single {
             header.flags = header.flags.with(Flags::SINGLE);
-            header.unit_sum = crc32c::crc32c(&cache.bytes(pin)[within..within + fragment.data]);
-            return;
+            header.unit_sum = crc32c::crc32c(&cache.bytes(pin)[within..within + fragment.bytes]);
+        } else {
+            let unit = within / UNIT_BYTES;
+            header.fragment = u8::try_from(fragment.number).expect("below 64");
+            header.unit_sum = cache.unit_sum(pin, unit);
+            header.second_unit_sum = match &data.second {
+                _ if fragment.bytes <= UNIT_BYTES => 0,
+                Some(second) => cache.unit_sum(second, 0),
+                None => cache.unit_sum(pin, unit + 1),
+            };
         }
-        let unit = within / UNIT_BYTES;
-        header.fragment = u8::try_from(data.wanted.trailing_zeros()).expect("below 64");
-        header.pad_bytes = u8::try_from(fragment.pad).expect("PAD_BYTES fits");
-        header.unit_sum = cache.unit_sum(pin, unit);
-        header.second_unit_sum = match &data.second {
-            _ if fragment.data <= UNIT_BYTES => 0,
-            Some(second) => cache.unit_sum(second, 0),
-            None => cache.unit_sum(pin, unit + 1),
-        };
+        let mut head = [0; HEAD];
+        let datagram = HEAD + fragment.bytes;
+        header.encode_head(datagram, &mut head);
+        let plan = &mut train.plan;
+        plan.push_scratch(&head).expect(FITS);
+        let here = fragment.bytes.min(block_bytes - within);
+        plan.push_arena(cache.arena_offset(pin) + within, here).expect(FITS);
+        if here < fragment.bytes {
+            let second = data.second.as_ref().expect("a job that straddles has two blocks");
+            plan.push_arena(cache.arena_offset(second), fragment.bytes - here).expect(FITS);
+        }
+        train.joined(1, datagram);
     }
 }
 

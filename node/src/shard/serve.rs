@@ -11,7 +11,7 @@ use diskstream_wire::{ReadBusy, ReadError, ReadPending, ReadZero};
 use super::jobs::{NONE, NewJob, SESSION, Work};
 use super::limits::{PLANS_PER_TURN, PLANS_RESERVED, QUANTUM_BYTES};
 use super::pace::on_the_line;
-use super::pack::{Fragment, Packer, Train};
+use super::pack::{Packer, Train, next_datagram_bytes};
 use super::{Mutation, NO_SESSION, Outbox, Shard, SocketRole};
 
 /// Bytes of every small reply of a session: the longest of them, so that they can share a send.
@@ -120,7 +120,7 @@ impl Shard {
             let Work::Data(data) = &self.jobs.get(head).work else {
                 unreachable!("the caller looked")
             };
-            let bytes = Fragment::next(data).datagram_bytes();
+            let bytes = next_datagram_bytes(data);
             if (self.sessions.get(index).deficit as usize) < bytes {
                 return Err(Turn::Over);
             }
@@ -143,7 +143,7 @@ impl Shard {
         let flags = self.flags_of(index);
         let session = self.sessions.get_mut(index);
         let job = self.jobs.get_mut(head);
-        let mut packer = Packer::new(job, session, flags, now);
+        let packer = Packer::new(job, session, flags, now);
         let Work::Data(data) = &mut job.work else { unreachable!("the caller looked") };
         let packed = packer.pack(data, session.deficit, train, &self.shared.cache);
         session.deficit -= packed.datagram_bytes;
@@ -220,7 +220,7 @@ impl Shard {
         self.encode_small(&new, now, &mut encoded);
         let train = trains.small.as_mut().expect("made just now");
         train.plan.push_scratch(&encoded).expect("64 small replies fit");
-        train.joined(SMALL_BYTES);
+        train.joined(1, SMALL_BYTES);
         self.sessions.get_mut(index).deficit -= bytes;
         if let Work::Zero(units) = new.work {
             self.counters.zero_marks.inc();

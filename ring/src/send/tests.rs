@@ -90,37 +90,72 @@ fn never_reallocates() {
 }
 
 #[test]
-fn a_headed_piece_is_a_header_and_a_range_or_nothing() {
+fn a_run_is_headers_and_ranges_in_turn() {
     let mut plan = SendPlan::new();
-    plan.push_headed(b"abcd", 100, 10).unwrap()[3] = b'x';
-    plan.push_headed(b"ef", 110, 5).unwrap();
+    plan.push_scratch(b"before").unwrap();
+    let own = [(4, 100), (2, 200), (3, 50)];
+    let mut next = own.into_iter();
+    plan.push_run(3, 10, b"abcd", |head| {
+        assert_eq!(head, b"abcd", "each gets a copy of its own");
+        head[1] = b'x';
+        next.next().unwrap()
+    })
+    .unwrap();
     plan.push_scratch(b"pad").unwrap();
-    plan.push_headed(b"g", 7, 2).unwrap();
     assert_eq!(
         plan.pieces(),
         [
-            Piece::Scratch { start: 0, len: 4 },
-            Piece::Arena { offset: 100, len: 10 },
-            Piece::Scratch { start: 4, len: 2 },
-            Piece::Arena { offset: 110, len: 5 },
+            Piece::Scratch { start: 0, len: 6 },
             Piece::Scratch { start: 6, len: 4 },
-            Piece::Arena { offset: 7, len: 2 },
+            Piece::Arena { offset: 100, len: 6 },
+            Piece::Scratch { start: 10, len: 2 },
+            Piece::Arena { offset: 200, len: 8 },
+            Piece::Scratch { start: 12, len: 3 },
+            Piece::Arena { offset: 50, len: 7 },
+            Piece::Scratch { start: 15, len: 3 },
         ]
     );
-    assert_eq!((plan.scratch(), plan.payload_bytes()), (&b"abcxefpadg"[..], 27));
-    assert_eq!(plan.arena_end(), 115);
-    let whole = flat(&plan);
-    for (offset, len) in [(0, 0), (0, PAYLOAD_BYTES_MAX), (usize::MAX, 1), (0, usize::MAX)] {
-        assert_eq!(plan.push_headed(b"head", offset, len), Err(PlanFull), "{offset} {len}");
-        assert_eq!(flat(&plan), whole, "nothing was appended");
-    }
-    while plan.push_headed(b"head", 0, 1).is_ok() {}
-    assert!(plan.pieces().len() >= PIECES_MAX - 1, "only the pieces ran out");
+    assert_eq!((plan.scratch(), plan.payload_bytes()), (&b"beforeaxcdaxaxcpad"[..], 39));
+    assert_eq!(plan.arena_end(), 208);
+    assert_eq!(flat(&plan).len(), 39);
+}
+
+#[test]
+fn a_run_fits_whole_or_not_at_all() {
+    let refused = |plan: &mut SendPlan, count, datagram_bytes| {
+        let (pieces, payload) = (plan.pieces().to_vec(), plan.payload_bytes());
+        let pushed =
+            plan.push_run(count, datagram_bytes, &[7; 108], |_| unreachable!("asked first"));
+        assert_eq!(pushed, Err(PlanFull), "{count} of {datagram_bytes}");
+        assert_eq!((plan.pieces(), plan.payload_bytes()), (&pieces[..], payload));
+    };
+    let mut plan = SendPlan::new();
+    refused(&mut plan, SEGMENTS_MAX + 1, 200);
+    refused(&mut plan, 1, PAYLOAD_BYTES_MAX + 1);
+    refused(&mut plan, 46, 1452);
+    refused(&mut plan, usize::MAX, usize::MAX);
+    plan.push_run(45, 1452, &[7; 108], |_| (76, 0)).unwrap();
+    refused(&mut plan, 1, 1452);
+    assert_eq!((plan.pieces().len(), plan.payload_bytes()), (90, 45 * 1452));
+
     plan.reset();
-    assert_eq!(plan.arena_end(), 0);
-    plan.push_scratch(&[0; SCRATCH_BYTES - 3]).unwrap();
-    assert_eq!(plan.push_headed(b"head", 0, 1), Err(PlanFull));
-    plan.push_headed(b"hea", 0, 1).unwrap();
+    plan.push_scratch(&[0; SCRATCH_BYTES - 107]).unwrap();
+    refused(&mut plan, 1, 200);
+    plan.reset();
+    plan.push_scratch(&[0; SCRATCH_BYTES - 108]).unwrap();
+    plan.push_run(1, 200, &[7; 108], |_| (108, 0)).unwrap();
+
+    plan.reset();
+    for at in 0..PIECES_MAX - 1 {
+        plan.push_arena(2 * at, 1).unwrap();
+    }
+    refused(&mut plan, 1, 200);
+}
+
+#[test]
+#[should_panic(expected = "109 bytes of a head of 108")]
+fn a_run_sends_no_more_of_a_head_than_there_is() {
+    let _ = SendPlan::new().push_run(1, 200, &[7; 108], |_| (109, 0));
 }
 
 #[test]
