@@ -19,6 +19,11 @@ pub const FORESEEN: usize = 64;
 /// Xeon), so that what was asked for is still there when the kernel copies it.
 const FORESEEN_BYTES: usize = 256 << 10;
 
+/// The longest reply whose bytes are asked for ahead: the processor sees by itself where a longer copy goes on, and asking costs as many
+/// instructions as there are lines. Guessed between what was measured: at 4 KiB asking gains, at 32 KiB (reads of 1 MiB in order) the
+/// node takes 0.83 of the time without, the median of ten rounds.
+const FORESEEN_REPLY_MAX: usize = 16 << 10;
+
 /// The reads looked at and not yet taken in.
 #[derive(Debug)]
 pub(super) struct Foresight {
@@ -70,6 +75,9 @@ impl Shard {
         let start = block * block_bytes;
         let from = offset.max(start);
         let len = to_usize((offset + u64::from(length)).min(start + block_bytes) - from);
+        if len > FORESEEN_REPLY_MAX {
+            return;
+        }
         if let Some(left) = self.foresight.bytes_left.checked_sub(len) {
             self.foresight.bytes_left = left;
             self.shared.cache.foresee_bytes(pin, to_usize(from - start), len);
