@@ -28,6 +28,7 @@ mod read;
 mod relay;
 mod report;
 mod spread;
+mod steal;
 mod stop;
 mod storm;
 #[expect(unsafe_code, reason = "system calls that std does not offer; each block says why")]

@@ -16,12 +16,15 @@ use crate::node_process::NodeProcess;
 use crate::read::{self, CORES, ReadArgs};
 use crate::report::round;
 use crate::spread::Spread;
+use crate::steal::{self, Rounds, Steal};
 
 /// Both sides, one after the other.
 #[derive(Clone, Debug, Serialize)]
 pub struct Round {
     /// Processor time per read of the node by that of the responder.
     pub ratio: f64,
+    /// Part of all processors' time that other guests of the host took meanwhile; the figures do not know of it.
+    pub stolen: f64,
     /// The node.
     pub node: Side,
     /// The bare responder.
@@ -44,8 +47,10 @@ pub struct Comparison {
     pub node_s_per_gib: Spread,
     /// Of the responder.
     pub responder_s_per_gib: Spread,
-    /// Each round.
+    /// Each round that counts.
     pub rounds: Vec<Round>,
+    /// Rounds that lost too much to other guests of the host, and were measured again.
+    pub disturbed: Vec<Round>,
 }
 
 /// Which pages the responder's image had, and all comparisons.
@@ -78,9 +83,8 @@ pub fn run(args: &FloorArgs) -> anyhow::Result<Comparisons> {
     })?;
     let mut comparisons = Vec::new();
     for load in loads {
-        let rounds: Vec<Round> = (0..args.rounds)
-            .map(|number| one_round(args, &load, number, &node, &responder))
-            .collect::<anyhow::Result<_>>()
+        let one = |number| one_round(args, &load, number, &node, &responder);
+        let rounds = steal::rounds(args.rounds, one, |round| round.stolen)
             .with_context(|| format!("load {}", load.name))?;
         comparisons.push(Comparison::of(load, rounds));
     }
@@ -101,6 +105,7 @@ fn one_round(
     responder: &ResponderProcess,
 ) -> anyhow::Result<Round> {
     let measuring = Measuring { args, load, clients: None };
+    let before = Steal::now()?;
     let of_node = || measuring.node(node).context("the node's side");
     let of_responder = || measuring.responder(responder).context("the responder's side");
     let (node, responder) = if number.is_multiple_of(2) {
@@ -109,20 +114,22 @@ fn one_round(
     } else {
         (of_node()?, of_responder()?)
     };
+    let stolen = before.share_since()?;
     let ratio = node.cpu_us_per_read / responder.cpu_us_per_read;
     let _ = writeln!(
         std::io::stderr(),
-        "{} round {}: node {:.2} µs per read, responder {:.2}, ratio {ratio:.3}",
+        "{} round {}: node {:.2} µs per read, responder {:.2}, ratio {ratio:.3}; {:.1} % stolen",
         load.name,
         number + 1,
         node.cpu_us_per_read,
-        responder.cpu_us_per_read
+        responder.cpu_us_per_read,
+        stolen * 100.0
     );
-    Ok(Round { ratio: round(ratio, 4), node, responder })
+    Ok(Round { ratio: round(ratio, 4), stolen, node, responder })
 }
 
 impl Comparison {
-    fn of(load: Load, rounds: Vec<Round>) -> Comparison {
+    fn of(load: Load, Rounds { kept: rounds, disturbed }: Rounds<Round>) -> Comparison {
         let spread = |figure: fn(&Round) -> f64, decimals| {
             Spread::of(rounds.iter().map(figure), decimals).expect("at least one round")
         };
@@ -134,6 +141,7 @@ impl Comparison {
             node_s_per_gib: spread(|round| round.node.cpu_s_per_gib, 4),
             responder_s_per_gib: spread(|round| round.responder.cpu_s_per_gib, 4),
             rounds,
+            disturbed,
         }
     }
 }

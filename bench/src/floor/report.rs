@@ -176,6 +176,13 @@ fn responder_table(out: &mut impl Write, loads: &[Comparison]) -> io::Result<()>
             middle(|round| round.node.p99_us),
             middle(|round| round.responder.p99_us),
         )?;
+        if !comparison.disturbed.is_empty() {
+            let again = comparison.disturbed.len();
+            writeln!(
+                out,
+                "          {again} rounds lost time to other guests of the host and were measured again"
+            )?;
+        }
     }
     Ok(())
 }

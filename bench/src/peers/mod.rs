@@ -28,6 +28,7 @@ use anyhow::{Context, ensure};
 pub use args::PeersArgs;
 
 use crate::report::{Provenance, print};
+use crate::steal::Steal;
 use crate::{stop, sys};
 use report::PeersReport;
 use servers::Server;
@@ -46,9 +47,10 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     ensure!(granted >= FILES, "needs {FILES} open files, and the hard limit is {granted}");
     let stop = stop::on_signals()?;
     let provenance = Provenance::of_this_machine();
+    let before = Steal::now()?;
     let results = scene::play(args, &stop)?;
     stop::go_on(&stop)?;
-    let report = PeersReport::new(args, results, provenance);
+    let report = PeersReport::new(args, results, before.share_since()?, provenance);
     if let Some(path) = &args.report {
         let text = serde_json::to_string_pretty(&report)?;
         std::fs::write(path, text)

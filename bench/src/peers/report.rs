@@ -62,6 +62,8 @@ pub struct PeersReport {
     pub missing: Vec<Missing>,
     /// How the others were started.
     pub peers: Vec<Started>,
+    /// Part of all processors' time that other guests of the host took during the run; the figures do not know of it.
+    pub stolen: f64,
     /// Rounds.
     pub rounds: u32,
     /// Length of each window.
@@ -81,7 +83,12 @@ pub struct PeersReport {
 impl PeersReport {
     /// Of these results.
     #[must_use]
-    pub fn new(args: &PeersArgs, results: Results, provenance: Provenance) -> PeersReport {
+    pub fn new(
+        args: &PeersArgs,
+        results: Results,
+        stolen: f64,
+        provenance: Provenance,
+    ) -> PeersReport {
         let Results { mut cells, aoe, missing, started, open_rate, saturation } = results;
         cells.iter_mut().for_each(Cell::judge);
         let loads = args.loads();
@@ -100,6 +107,7 @@ impl PeersReport {
             saturation,
             missing,
             peers: started,
+            stolen,
             rounds: args.rounds,
             seconds: args.seconds,
             image_bytes: args.image_bytes,
@@ -152,7 +160,9 @@ impl PeersReport {
         for Missing { peer, package } in &self.missing {
             writeln!(out, "  {peer} was left out: not installed (apt install {package})")?;
         }
-        writeln!(out, "  {} rounds of {} s | {}", self.rounds, self.seconds, self.provenance)
+        let PeersReport { rounds, seconds, provenance, .. } = self;
+        let stolen = self.stolen * 100.0;
+        writeln!(out, "  {rounds} rounds of {seconds} s, {stolen:.1} % stolen | {provenance}")
     }
 
     fn load_table(&self, out: &mut impl Write, load: Load) -> io::Result<()> {
