@@ -302,6 +302,21 @@ fn a_path_that_shrinks_falls_back_and_goes_on() {
 }
 
 #[test]
+fn a_node_that_takes_its_time_is_no_narrow_path() {
+    let mut world = World::with_config(config(1), 1, IMAGE);
+    world.open();
+    world.read(0, 1 << 20, ms(500));
+    // Keep-alives are answered, and probes; reads wait for others'.
+    world.node(1).reads = Reads::Ignore;
+    let token = world.start_read(1 << 20, 1 << 20);
+    world.run_for(Nanos::from_secs(4));
+    world.node(1).reads = Reads::Answer;
+    world.finish_read(token, 1 << 20, Nanos::from_secs(3));
+    assert_eq!(world.session.counters().size_fallbacks, 0);
+    assert_eq!(world.session.status(world.now).fragment_bytes, 1376);
+}
+
+#[test]
 fn the_window_opens_from_ten_and_stays_below_the_receive_buffer() {
     let mut settings = config(1);
     settings.receive_buffer_bytes = 212_992;

@@ -145,9 +145,10 @@ pub const PATH_PROBE_WAIT: Nanos = Nanos::from_millis(250);
 pub const PATH_PROBE_TRIES: u32 = 2;
 /// A path that carried less than was hoped is probed again after this. Guess.
 pub const PATH_PROBE_AGAIN: Nanos = Nanos::from_secs(600);
-/// Lost full-size sends in a row, while small datagrams arrive, after which the fragment size falls back. Derived: at 5 % loss each way
-/// one is lost with 10 %, so that chance alone makes a path smaller once in a million reads; with 2 in a row every tenth device
-/// fell back within 20 s (measured by the failover bench). A path that became narrower is left after a third of a second.
+/// Lost full-size sends in a row, while small datagrams arrive, after which the size in use is probed, and falls back when no probe is
+/// answered. Derived: at 5 % loss each way one is lost with 10 %, so that chance alone raises a doubt once in a million reads; with 2 in
+/// a row every tenth device fell back within 20 s (measured by the failover bench). A path that became narrower is left
+/// after a third of a second and the probes' half.
 pub const FULL_SIZE_LOST_MAX: u32 = 6;
 
 /// Bytes that a datagram of the size `data_bytes` occupies in a receive buffer.

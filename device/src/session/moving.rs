@@ -342,6 +342,7 @@ impl Session {
         let size =
             if path.size > FragmentSize::B1376 { FragmentSize::B1376 } else { FragmentSize::B1024 };
         if size == path.size {
+            path.size_probe.fell_back(size, now);
             return;
         }
         self.counters.size_fallbacks += 1;
@@ -375,15 +376,25 @@ impl Session {
         }
     }
 
-    /// A full-size answer was lost while small datagrams arrive.
+    /// A full-size answer was lost while small datagrams arrive. That a node is overloaded looks the same, and smaller fragments would
+    /// cost it more; so the path is asked first.
     pub(super) fn full_size_lost(&mut self, index: usize, sent_at: Nanos, now: Nanos) {
         let Some(path) = &mut self.paths[index] else { return };
         if path.last_full >= sent_at || path.last_heard < sent_at {
             return;
         }
         path.full_lost += 1;
-        if path.full_lost >= FULL_SIZE_LOST_MAX {
-            self.fall_back(index, now);
+        if path.full_lost >= FULL_SIZE_LOST_MAX && path.size > FragmentSize::B1024 {
+            path.size_probe.doubt(path.size, now);
+        }
+    }
+
+    /// Paths that did not carry probes of the size in use either.
+    pub(super) fn check_sizes(&mut self, now: Nanos) {
+        for index in 0..self.paths.len() {
+            if self.paths[index].as_ref().is_some_and(|path| path.size_probe.is_disproved(now)) {
+                self.fall_back(index, now);
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! How large a datagram does the path carry? Asked with padded probes, largest first, once a session is open.
+//! How large a datagram does the path carry? Asked with padded probes, largest first, once a session is open; and of the size in use
+//! when datagrams of it seem to be lost.
 
 use diskstream_wire::{FragmentSize, Nanos};
 
@@ -15,18 +16,23 @@ pub struct SizeProbe {
     tries: u32,
     sequence: u32,
     next: Nanos,
+    /// It is asked about the size in use: without an answer the path carries less.
+    doubts: bool,
+    /// When the search goes on once a doubt is settled.
+    then: Nanos,
 }
 
 impl SizeProbe {
     pub fn new(floor: FragmentSize, hoped: FragmentSize, now: Nanos) -> SizeProbe {
         let asking = (hoped > floor).then_some(hoped);
         let next = if asking.is_some() { now } else { Nanos::NEVER };
-        SizeProbe { floor, hoped, asking, tries: 0, sequence: 0, next }
+        let (doubts, then) = (false, Nanos::NEVER);
+        SizeProbe { floor, hoped, asking, tries: 0, sequence: 0, next, doubts, then }
     }
 
     /// The probe to send now: its number and the datagram's bytes.
     pub fn due(&mut self, now: Nanos) -> Option<(u32, u16)> {
-        if now < self.next {
+        if now < self.next || self.is_disproved(now) {
             return None;
         }
         if self.asking.is_some() && self.tries == PATH_PROBE_TRIES {
@@ -54,8 +60,23 @@ impl SizeProbe {
         self.asking = None;
         self.tries = 0;
         self.floor = asking;
-        self.next = Nanos::NEVER;
+        self.next = std::mem::replace(&mut self.then, Nanos::NEVER);
+        self.doubts = false;
         Some(asking)
+    }
+
+    /// Answers of the size in use did not come, and small ones did: does the path not carry them any more, or does the node only take
+    /// its time? A node answers probes at once.
+    pub fn doubt(&mut self, in_use: FragmentSize, now: Nanos) {
+        if !self.doubts {
+            (self.then, self.doubts) = (self.next, true);
+            (self.asking, self.tries, self.next) = (Some(in_use), 0, now);
+        }
+    }
+
+    /// Whether probes of the size in use were not answered either.
+    pub fn is_disproved(&self, now: Nanos) -> bool {
+        self.doubts && self.tries == PATH_PROBE_TRIES && now >= self.next
     }
 
     /// Full-size datagrams were lost: the path carries less than was thought. Asked again much later.
@@ -63,6 +84,7 @@ impl SizeProbe {
         self.floor = floor;
         self.asking = None;
         self.tries = 0;
+        (self.doubts, self.then) = (false, Nanos::NEVER);
         self.next = if self.hoped > floor { now + PATH_PROBE_AGAIN } else { Nanos::NEVER };
     }
 
@@ -96,6 +118,33 @@ mod tests {
         assert_eq!(probe.answered(sequence, 4172), None);
         assert_eq!(probe.answered(sequence, 8268), Some(FragmentSize::B8192));
         assert_eq!(probe.next_due(), Nanos::NEVER);
+    }
+
+    #[test]
+    fn a_size_in_doubt_is_asked_about_before_it_is_given_up() {
+        let start = Nanos::from_secs(1);
+        let mut probe = SizeProbe::new(FragmentSize::B1376, FragmentSize::B1376, start);
+        let mut now = start;
+        for _ in 0..2 {
+            probe.doubt(FragmentSize::B1376, now);
+            let (sequence, bytes) = probe.due(now).unwrap();
+            assert_eq!(bytes, 1452);
+            now = now + PATH_PROBE_WAIT;
+            assert!(!probe.is_disproved(now), "one may be lost");
+            assert_eq!(probe.answered(sequence, 1452), Some(FragmentSize::B1376));
+            assert_eq!(probe.next_due(), Nanos::NEVER);
+        }
+        probe.doubt(FragmentSize::B1376, now);
+        for _ in 0..PATH_PROBE_TRIES {
+            assert!(probe.due(now).is_some());
+            // More that is lost meanwhile does not begin it anew.
+            probe.doubt(FragmentSize::B1376, now);
+            now = now + PATH_PROBE_WAIT;
+        }
+        assert!(probe.is_disproved(now) && probe.due(now).is_none());
+        probe.fell_back(FragmentSize::B1024, now);
+        assert!(!probe.is_disproved(now));
+        assert_eq!(probe.next_due(), now + PATH_PROBE_AGAIN);
     }
 
     #[test]

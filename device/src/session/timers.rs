@@ -16,6 +16,7 @@ impl Session {
         if self.requests.earliest() <= now {
             self.scan_requests(now);
         }
+        self.check_sizes(now);
         self.check_rebalance(now);
         self.check_ignored(now);
         self.check_held(now);
