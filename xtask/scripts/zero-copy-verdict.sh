@@ -74,6 +74,12 @@ inside=
 end() {
     [ -z "$inside" ] || kill -KILL "$inside" 2> /dev/null || :
     echo "$before" > "$pages"
+    # Pages of a process that is ending count until it has ended: whoever reads the number before that takes them for reserved.
+    tries=0
+    while [ "$(cat "$pages")" -gt "$before" ] && [ "$tries" -lt 200 ]; do
+        tries=$((tries + 1))
+        sleep 0.05
+    done
     rm -rf "$folder"
 }
 trap end EXIT
