@@ -66,6 +66,8 @@ pub(crate) struct Provided {
     pub(crate) entries: Vec<Arc<VdiskEntry>>,
     /// The limits, with what was learned about the stores.
     pub(crate) limits: Limits,
+    /// Names of the stores, by number.
+    pub(crate) stores: Vec<String>,
     pub(crate) known: KnownBoots,
 }
 
@@ -117,7 +119,8 @@ pub(crate) fn provide(
         known.lists.push(list);
     }
     feed(&mut entries, &known.lists, settings, frames - kept.blocks.min(frames));
-    Ok(Provided { entries: entries.into_iter().map(Arc::new).collect(), limits, known })
+    let entries = entries.into_iter().map(Arc::new).collect();
+    Ok(Provided { entries, limits, stores: stores.names(), known })
 }
 
 /// A vDisk that is not here takes no devices, and says so to each.
@@ -284,6 +287,17 @@ impl Stores {
         let at = self.devices.iter().position(|&other| other == device);
         let at = at.expect("every image's file system is listed");
         u16::try_from(at).map_or(self.count() - 1, |at| at.min(self.count() - 1))
+    }
+
+    /// The device numbers of each, as `lsblk` and `/proc/self/mountinfo` show them.
+    fn names(&self) -> Vec<String> {
+        let mut names = vec![String::new(); usize::from(self.count())];
+        for &device in &self.devices {
+            let name = &mut names[usize::from(self.number(device))];
+            let comma = if name.is_empty() { "" } else { "," };
+            *name += &format!("{comma}{}", Sysfs::name_of(device));
+        }
+        names
     }
 
     /// Reads that one shard asks each store at once: its part of what the store's device takes.

@@ -22,7 +22,9 @@ use crate::network::NetworkSource;
 use crate::provision::{KnownBoots, Provided};
 use crate::rebalance::{Share, split};
 use crate::settings::Settings;
-use crate::shard::{BootSlots, HungStores, Line, NodeShared, Outbox, Shard, VdiskEntry, WallClock};
+use crate::shard::{
+    BootSlots, HungStores, Line, NodeShared, Outbox, STORES_MAX, Shard, VdiskEntry, WallClock,
+};
 use crate::trust::Keys;
 use crate::view::{DrainState, FarmView, OwnLoad, ViewCell};
 
@@ -157,8 +159,9 @@ impl RunningNode {
     ) -> anyhow::Result<()> {
         let shards = usize::from(settings.shards());
         // Every shard may answer each wait of another, and a stray bit of the cache's waiter mask may double it; and it is said once that
-        // the list of a vDisk is started.
-        let room = 2 * usize::from(self.shared.limits.flights_max) * shards
+        // the list of a vDisk is started, and now and then how a store is.
+        let room = 2 * usize::from(self.shared.limits.flights()) * shards
+            + 2 * STORES_MAX * shards
             + self.vdisks.len()
             + CONTROL_COMMANDS;
         let mut inboxes = Vec::new();
@@ -453,7 +456,7 @@ fn ring_config(settings: &Settings, shared: &NodeShared, waker: Waker) -> RingCo
         recv_buffers: settings.receive_buffers,
         recv_buffer_bytes: RECEIVE_BUFFER_BYTES,
         sends: shared.limits.plans,
-        reads: shared.limits.flights_max,
+        reads: shared.limits.flights(),
         sockets: 2,
         zero_copy: settings.network.zero_copy,
         // A quarter of the cache for all shards together: a card that is stuck must not keep it from turning over.
@@ -524,7 +527,7 @@ fn share(
         diskstream_vdisk::BlockHashes::can_verify(settings.block_bytes as u64),
         "the flags allow only blocks that can be checked against the content id"
     );
-    let Provided { entries, limits, known } =
+    let Provided { entries, limits, stores, known } =
         crate::provision::provide(settings, vdisks, cache.usable_frames())?;
     let line = Line::new(settings.network.pace.bytes_per_second(settings.listen));
     let advertised = |addr: SocketAddr| -> SocketAddr {
@@ -553,7 +556,7 @@ fn share(
         placement_seed,
         wall_clock: WallClock::new(clock::unix_seconds(), clock::now()),
         limits,
-        hung_stores: HungStores::default(),
+        hung_stores: HungStores::named(stores),
         line,
         view,
         own: OwnLoad::default(),

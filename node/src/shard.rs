@@ -229,7 +229,7 @@ impl Shard {
             random: Random::new(seed),
             sessions: Sessions::new(limits.sessions_max),
             jobs: Jobs::new(limits.jobs()),
-            flights: Flights::new(limits.flights_max),
+            flights: Flights::new(limits.flights_max, limits.flights() - limits.flights_max),
             foresight: Foresight::default(),
             gather: Gather::NONE,
             stores: Stores::new(limits),

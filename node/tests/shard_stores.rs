@@ -7,8 +7,11 @@
 
 mod shard_support;
 
+use std::sync::Arc;
+
+use diskstream_node::metrics::{Exporter, Source, StoreSource};
 use diskstream_node::shard::{Feed, Limits, VdiskEntry};
-use diskstream_wire::{Message, Nanos, Read, ReadErrorCode};
+use diskstream_wire::{Capabilities, Message, Nanos, Read, ReadErrorCode};
 
 use shard_support::device::Device;
 use shard_support::{BLOCK, Mail, Setup, TWO_STORES, UNIT, World, image};
@@ -100,7 +103,8 @@ fn a_store_that_hangs_stops_no_list_of_another() {
     let hung = |world: &World| world.disk.iter().filter(|(_, r)| r.file.vdisk == 0).count();
     assert_eq!((hung(&world), world.disk.len()), (16, 32), "both are asked for their part");
     world.pass(Nanos::from_secs(11));
-    assert_eq!(world.event("disk_overdue"), 32);
+    assert_eq!(world.counters(0).disk_overdue.get(), 32);
+    assert_eq!((world.event("disk_overdue"), world.event("store_hangs")), (2, 2), "said once each");
     world.answer_vdisk(1);
     assert_eq!(world.shared.vdisk(1).feed.done(), 200);
     assert_eq!((hung(&world), world.shared.vdisk(0).feed.done()), (16, 0), "and no more than that");
@@ -161,7 +165,14 @@ fn a_store_that_gives_nothing_any_more_is_not_called_busy() {
     world.answer(shard, &read);
     ask(&mut world, &mut device, 30..32);
     let mail = world.mail_for(device.at);
-    assert_eq!((errors(&mail).len(), busy(&mail)), (0, 1), "one more has room, the other has not");
+    assert_eq!(
+        (errors(&mail).len(), busy(&mail)),
+        (0, 0),
+        "what was late is nobody's part any more"
+    );
+    ask(&mut world, &mut device, 40..50);
+    let mail = world.mail_for(device.at);
+    assert_eq!((errors(&mail).len(), busy(&mail)), (0, 8), "but the store's share is what it is");
     world.disk_runs = true;
     world.run();
     world.mail.clear();
@@ -241,6 +252,242 @@ fn one_shard_knows_of_a_hung_store_what_another_found_out() {
     ask(&mut world, &mut second, 20..30);
     assert_eq!(errors(&world.mail_for(second.at)), [LATE; 10]);
     assert_eq!(world.counters(other).disk_overdue.get(), 0, "it knows nothing of its own");
+}
+
+/// A store of depth 2 that has been asked for four blocks and gives nothing.
+fn full(shards: usize) -> (World, Device) {
+    let mut setup = setup(1);
+    setup.limits.store_depths.fill(2);
+    let mut world = World::new(Setup { shards, ..setup });
+    let mut device = Device::new(1).connect(&mut world);
+    world.disk_runs = false;
+    ask(&mut world, &mut device, 0..4);
+    assert_eq!(world.disk.len(), 2, "the others wait for their turn");
+    world.pass(Nanos::from_secs(10));
+    assert_eq!(errors(&world.mail_for(device.at)), [LATE; 4]);
+    (world, device)
+}
+
+#[test]
+fn a_store_that_forgot_all_that_it_may_be_asked_is_found_out() {
+    let (mut world, mut device) = full(1);
+    let shard = device.shard;
+    assert_eq!(world.counters(shard).flights.get(), 2, "what it was not asked is not waited for");
+    let owed: Vec<_> = world.disk.drain(..).collect();
+    world.pass(Nanos::from_secs(10));
+    ask(&mut world, &mut device, 20..24);
+    assert_eq!(errors(&world.mail_for(device.at)), [LATE; 4]);
+    assert_eq!(world.disk.len(), 1, "a look has a place of its own");
+    world.disk_runs = true;
+    world.run();
+    assert_eq!(world.event("store_answers"), 1);
+    world.mail.clear();
+    for n in 20..30 {
+        device.read_right(&mut world, block(n), UNIT);
+        world.mail.clear();
+    }
+    assert_eq!(world.counters(shard).flights.get(), 2, "what it forgot");
+    owed.iter().for_each(|(shard, read)| world.answer(*shard, read));
+    device.read_right(&mut world, block(0), UNIT);
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn looks_that_do_not_come_back_either_are_few_and_come_ever_more_seldom() {
+    let (mut world, mut device) = full(1);
+    let mut asked = Vec::new();
+    for second in 1..3000 {
+        world.pass(Nanos::from_secs(1));
+        let before = world.disk.len();
+        ask(&mut world, &mut device, 20 + second % 199..21 + second % 199);
+        if world.disk.len() > before {
+            asked.push(second);
+        }
+        assert_eq!(errors(&world.mail_for(device.at)), [LATE]);
+    }
+    assert_eq!(asked, [10, 20, 40, 80, 160, 320, 640, 1280]);
+    assert_eq!(world.counters(device.shard).flights.get(), 10);
+    world.disk_runs = true;
+    world.run();
+    world.mail.clear();
+    device.read_right(&mut world, block(200), UNIT);
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_look_needs_none_of_the_flights_that_a_store_keeps() {
+    let mut setup = setup(1);
+    setup.limits.flights_max = 8;
+    let mut world = World::new(Setup { change: Some(Box::new(listed(200..240))), ..setup });
+    world.disk_runs = false;
+    let mut devices = [1, 2, 3, 4].map(|n| Device::new(n).connect(&mut world));
+    world.run();
+    assert_eq!(world.disk.len(), 2, "a quarter, for the list");
+    for (n, device) in devices.iter_mut().enumerate() {
+        ask(&mut world, device, n * 10..n * 10 + 6);
+    }
+    assert_eq!((world.disk.len(), world.counters(0).flights.get()), (8, 8), "all that there are");
+    world.pass(Nanos::from_secs(10));
+    world.pass(Nanos::from_secs(10));
+    world.mail.clear();
+    ask(&mut world, &mut devices[0], 100..102);
+    assert_eq!(errors(&world.mail_for(devices[0].at)), [LATE; 2]);
+    assert_eq!(world.disk.len(), 9);
+    // It is back, and has forgotten all but that.
+    let (shard, look) = world.disk.pop_back().unwrap();
+    world.answer(shard, &look);
+    world.run();
+    ask(&mut world, &mut devices[0], 100..102);
+    let mail = world.mail_for(devices[0].at);
+    assert_eq!(
+        (errors(&mail), busy(&mail)),
+        (vec![LATE], 0),
+        "nobody is told to come back in vain"
+    );
+    world.disk_runs = true;
+    world.run();
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn whoever_waits_at_another_shard_is_told_at_once() {
+    let mut world = World::new(Setup { shards: 2, ..setup(1) });
+    let mut first = Device::new(1).connect(&mut world);
+    let mut second = Device::on_shard(&world, 1 - first.shard, 2).connect(&mut world);
+    world.disk_runs = false;
+    ask(&mut world, &mut first, 0..1);
+    world.pass(Nanos::from_secs(8));
+    ask(&mut world, &mut second, 9..10);
+    ask(&mut world, &mut second, 0..1);
+    assert_eq!(errors(&world.mail_for(second.at)).len(), 0);
+    world.pass(Nanos::from_secs(2));
+    assert_eq!(errors(&world.mail_for(second.at)), [LATE; 2]);
+    assert_eq!((world.event("store_hangs"), world.event("disk_overdue")), (1, 1));
+    world.disk_runs = true;
+    world.run();
+    world.mail.clear();
+    second.read_right(&mut world, block(9), UNIT);
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_store_that_answers_one_shard_is_asked_anew_by_the_other() {
+    let (mut world, mut first) = full(2);
+    let mut second = Device::on_shard(&world, 1 - first.shard, 2).connect(&mut world);
+    // The first shard's depth is lost for good; the second finds out that the store is back.
+    let lost: Vec<_> = world.disk.drain(..).collect();
+    world.pass(Nanos::from_secs(10));
+    world.disk_runs = true;
+    world.mail.clear();
+    ask(&mut world, &mut second, 20..21);
+    assert_eq!(errors(&world.mail_for(second.at)), [LATE]);
+    assert_eq!(world.event("store_answers"), 1);
+    first.read_right(&mut world, block(30), UNIT);
+    lost.iter().for_each(|(shard, read)| world.answer(*shard, read));
+    world.run();
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_read_that_was_lost_gives_its_turn_to_the_next() {
+    let mut setup = setup(1);
+    setup.limits.store_depths.fill(1);
+    let mut world = World::new(Setup { shards: 2, ..setup });
+    let mut device = Device::new(1).connect(&mut world);
+    let mut other = Device::on_shard(&world, 1 - device.shard, 2).connect(&mut world);
+    world.disk_runs = false;
+    ask(&mut world, &mut device, 0..1);
+    let (shard, lost) = world.disk.pop_front().unwrap();
+    world.pass(Nanos::from_secs(5));
+    ask(&mut world, &mut device, 1..2);
+    assert_eq!(world.disk.len(), 0, "one at once");
+    world.disk_runs = true;
+    other.read_right(&mut world, block(2), UNIT);
+    world.disk_runs = false;
+    world.pass(Nanos::from_secs(5));
+    assert_eq!((world.event("disk_overdue"), world.event("store_hangs")), (1, 0));
+    assert_eq!(world.disk.len(), 1, "the next one's turn");
+    world.disk_runs = true;
+    world.run();
+    world.answer(shard, &lost);
+    world.run();
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn a_shard_that_only_hands_back_says_nothing_of_the_store() {
+    let mut setup = setup(1);
+    setup.limits.store_depths.fill(1);
+    let mut world = World::new(Setup { shards: 2, ..setup });
+    let mut first = Device::new(1).connect(&mut world);
+    let mut second = Device::on_shard(&world, 1 - first.shard, 2).connect(&mut world);
+    world.disk_runs = false;
+    // The first shard has the second's block 1 wait for its turn, and hands it back when the store hangs.
+    ask(&mut world, &mut first, 0..2);
+    ask(&mut world, &mut second, 0..2);
+    world.pass(Nanos::from_secs(10));
+    assert_eq!(world.counters(second.shard).stale_messages.get(), 0, "it was told to look");
+    let flights = [&first, &second].map(|device| world.counters(device.shard).flights.get());
+    assert_eq!(flights, [1, 1], "only what the store was asked");
+    assert_eq!((world.event("store_hangs"), world.event("store_answers")), (1, 0));
+    world.mail.clear();
+    ask(&mut world, &mut first, 40..41);
+    ask(&mut world, &mut second, 41..42);
+    assert_eq!(errors(&world.mail), [LATE; 2]);
+    world.disk_runs = true;
+    world.run();
+    world.mail.clear();
+    world.assert_at_rest();
+}
+
+#[test]
+fn holes_of_an_image_are_served_although_its_store_hangs() {
+    let holes = (100 * BLOCK) as u64..(110 * BLOCK) as u64;
+    let mut bytes = image(BLOCKS * BLOCK);
+    bytes[holes.start as usize..holes.end as usize].fill(0);
+    let data = vec![0..holes.start, holes.end..bytes.len() as u64];
+    let mut setup = Setup { image: bytes, data: Some(data), ..setup(1) };
+    setup.limits.store_depths.fill(2);
+    let mut world = World::new(setup);
+    let connect = |n| {
+        // What it asks for comes as bytes, not as marks, which need no block.
+        let device = Device { capabilities: Capabilities(0), ..Device::new(n) };
+        device.connect(&mut world)
+    };
+    let mut devices = [1, 2, 3, 4].map(connect);
+    world.disk_runs = false;
+    devices.iter_mut().for_each(|device| drop(ask(&mut world, device, 0..60)));
+    world.pass(Nanos::from_secs(10));
+    assert_eq!(world.event("store_hangs"), 1);
+    world.mail.clear();
+    let device = &mut devices[0];
+    for n in 100..110 {
+        device.read_right(&mut world, block(n), UNIT);
+        world.mail.clear();
+    }
+    ask(&mut world, device, 120..121);
+    assert_eq!(errors(&world.mail_for(device.at)), [LATE]);
+    assert_eq!(world.event("store_answers"), 0, "a hole says nothing of the store");
+}
+
+#[test]
+fn a_store_that_hangs_is_in_the_metrics() {
+    let gauge = |world: &World| {
+        let sources: Vec<Box<dyn Source>> = vec![Box::new(StoreSource(Arc::clone(&world.shared)))];
+        Exporter::new(sources).render().unwrap()
+    };
+    let line = |value| format!("diskstream_store_hangs{{store=\"0\",device=\"8:0\"}} {value}\n");
+    let (mut world, _) = hung(1);
+    assert!(gauge(&world).ends_with(&line(1)), "{}", gauge(&world));
+    world.disk_runs = true;
+    world.run();
+    assert!(gauge(&world).ends_with(&line(0)), "{}", gauge(&world));
 }
 
 #[test]

@@ -28,7 +28,9 @@ pub use process::ProcessSource;
 pub use ring::{RingSource, RingStats};
 pub(crate) use sample::as_float;
 pub use sample::{Kind, Labels, Latencies, Sample, Samples, Source, Value};
-pub use sources::{ArenaSource, CacheSource, FeatureSource, HealthSource, ShardSource, gauge};
+pub use sources::{
+    ArenaSource, CacheSource, FeatureSource, HealthSource, ShardSource, StoreSource, gauge,
+};
 
 /// What every name begins with, except the conventional `process_…`.
 pub const PREFIX: &str = "diskstream_";

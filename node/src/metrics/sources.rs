@@ -7,7 +7,7 @@ use diskstream_ring::{Arena, Features};
 use super::sample::as_float;
 use super::{Health, HealthState, Kind, Labels, Latencies, Samples, Source};
 use crate::cache::Cache;
-use crate::shard::{Get, Histogram, METRICS, MetricKind, ShardCounters};
+use crate::shard::{Get, Histogram, METRICS, MetricKind, NodeShared, ShardCounters};
 
 /// The sum under `name`, and each shard's under `shard_name`.
 pub(super) fn by_shard(
@@ -122,6 +122,21 @@ impl Source for CacheSource {
             stats.ahead_wasted,
         );
         counter("cache_full_total", "Lookups that found every frame in use.", stats.full);
+    }
+}
+
+/// Which stores hang.
+pub struct StoreSource(pub Arc<NodeShared>);
+
+impl Source for StoreSource {
+    fn collect(&self, samples: &mut Samples) {
+        let help = "1 while a store, by its number in the log and the device number of its file system, gives nothing: devices read \
+                    elsewhere what is not in the cache.";
+        for (store, name, hangs) in self.0.hung_stores.states() {
+            let labels =
+                vec![("store", store.to_string().into()), ("device", name.to_owned().into())];
+            samples.gauge("store_hangs", help, labels, f64::from(u8::from(hangs)));
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use diskstream_ring::clock;
 use super::farm_watch::VersionsSource;
 use crate::metrics::{
     ArenaSource, CacheSource, Exporter, FeatureSource, Health, HealthSource, ProcessSource,
-    RingSource, ShardSource, Source, gauge,
+    RingSource, ShardSource, Source, StoreSource, gauge,
 };
 use crate::running::RunningNode;
 
@@ -31,6 +31,7 @@ pub fn exporter(node: &RunningNode, health: &Arc<Health>, more: Vec<Box<dyn Sour
         Box::new(FeatureSource(node.features())),
         Box::new(HealthSource(Arc::clone(health))),
         Box::new(ProcessSource::new(clock::unix_seconds())),
+        Box::new(StoreSource(Arc::clone(node.shared()))),
         Box::new(VersionsSource(Arc::clone(node.shared()))),
         gauge(
             "boot_slots_in_use",

@@ -12,7 +12,7 @@ use signal_hook::consts::SIGHUP;
 use super::drain::Drain;
 use super::farm_watch::{Differences, seen};
 use super::rebalance::{self, Decisions};
-use super::watch::{Weighing, bad_block, damaged, health_of, judge};
+use super::watch::{Weighing, bad_block, damaged, health_of, hung, judge};
 use super::{Wish, service};
 use crate::control::{Answer, Figures, Reply, Request, SlowDevice};
 use crate::metrics::{Health, HealthState};
@@ -146,7 +146,9 @@ impl<'s> ControlLoop<'s> {
     fn problems(&self) -> Vec<String> {
         let refused_by = self.outside.peers.as_ref().map(PeerHandle::refused_by);
         let refused_by = refused_by.iter().flat_map(|all| all.iter()).map(ToString::to_string);
-        refused_by.chain(damaged(&self.node)).collect()
+        let shared = self.node.shared();
+        let hung = hung(&shared.hung_stores, shared.vdisks().unwrap_or_default());
+        refused_by.chain(damaged(&self.node)).chain(hung).collect()
     }
 
     /// A node that its peers will not have serves those devices only that find it by themselves. One that has the bad luck to meet

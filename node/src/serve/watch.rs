@@ -1,6 +1,7 @@
 //! The files behind the vDisks: who changes one takes it out of service.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use diskstream_wire::{ContentId, Nanos};
 use super::Wish;
 use crate::metrics::HealthState;
 use crate::running::RunningNode;
+use crate::shard::{HungStores, VdiskEntry};
 use crate::view::{DrainState, FarmView, PeerState};
 
 /// Distance of two looks at an image. Guessed: a change is named within a second; blocks are checked anyway.
@@ -221,13 +223,47 @@ pub(super) fn damaged(node: &RunningNode) -> Vec<String> {
     served.map(|entry| say(&entry.name)).collect()
 }
 
+/// A sentence for each store that hangs.
+pub(super) fn hung(stores: &HungStores, entries: &[Arc<VdiskEntry>]) -> Vec<String> {
+    let say = |(store, name, _): (u16, &str, bool)| {
+        let on_it = entries.iter().filter(|entry| entry.is_here() && entry.store == store);
+        let vdisks: Vec<&str> = on_it.map(|entry| entry.name.as_str()).collect();
+        format!(
+            "the store of vDisk {} (device {name}) gives nothing any more: devices read elsewhere what is not in the cache. Look at its \
+             disk or file server; the node goes on by itself when the store answers",
+            vdisks.join(", ")
+        )
+    };
+    stores.states().filter(|&(.., hangs)| hangs).map(say).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::SocketAddr;
     use std::sync::Arc;
 
+    use diskstream_vdisk::FlatMap;
+
     use super::*;
     use crate::view::{HeldVersion, PeerView};
+
+    #[test]
+    fn a_store_that_hangs_is_named_with_what_lies_on_it() {
+        let stores = HungStores::named(vec!["8:1".to_owned(), "0:40".to_owned()]);
+        let entry = |name: &str, store| {
+            let map = Arc::new(FlatMap::dense(512));
+            let entry = VdiskEntry::new(name, ContentId([7; 32]), map, None);
+            Arc::new(VdiskEntry { store, ..entry })
+        };
+        let entries = [entry("debian", 1), entry("windows", 0), entry("suse", 1)];
+        assert!(hung(&stores, &entries).is_empty());
+        assert!(stores.set(1, true) && !stores.set(1, true));
+        let said = hung(&stores, &entries);
+        assert_eq!(said.len(), 1);
+        assert!(said[0].contains("vDisk debian, suse (device 0:40)"), "{said:?}");
+        assert!(stores.set(1, false));
+        assert!(hung(&stores, &entries).is_empty());
+    }
 
     #[test]
     fn a_damaged_copy_leaves_once_comes_back_and_stays() {

@@ -43,6 +43,8 @@ pub(super) struct Flight {
     pub(super) pending_due: Nanos,
     /// A disk read that waits for its store's turn.
     pub(super) queued: Option<DiskRead>,
+    /// Its disk read is one of those that its store may be asked at once.
+    pub(super) has_turn: bool,
     /// Its place in a vDisk's [`super::Feed`], if that is why it is loaded.
     pub(super) listed: Option<u32>,
     /// The deadline has passed: whoever waited was told, whoever comes is told at once. Changed by [`Flights`] alone, which counts
@@ -50,6 +52,8 @@ pub(super) struct Flight {
     overdue: bool,
     /// The session that asked first, or [`NOBODY`].
     owner: u32,
+    /// It looks whether a store still hangs: in no share, and nobody's.
+    probes: bool,
 }
 
 impl Flight {
@@ -64,10 +68,17 @@ impl Flight {
             waiters: List::EMPTY,
             pending_due: Nanos::NEVER,
             queued: None,
+            has_turn: false,
             listed: None,
             overdue: false,
             owner: NOBODY,
+            probes: false,
         }
+    }
+
+    /// The same, only to see whether the store gives it.
+    pub(super) fn probing(self) -> Flight {
+        Flight { probes: true, ..self }
     }
 
     /// The same, for a session that asks.
@@ -82,7 +93,17 @@ impl Flight {
 
     /// Nobody has asked for it yet.
     pub(super) fn is_early(&self) -> bool {
-        self.owner == NOBODY
+        self.owner == NOBODY && !self.probes
+    }
+
+    /// It looks whether a store still hangs.
+    pub(super) fn probes(&self) -> bool {
+        self.probes
+    }
+
+    /// The session whose part it is of. A read that does not come back is no session's any more: it would never have its part again.
+    fn counts_for(&self) -> Option<u32> {
+        (self.owner != NOBODY && !self.overdue).then_some(self.owner)
     }
 
     /// Its deadline has passed.
@@ -94,12 +115,14 @@ impl Flight {
 /// Flights of one store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct OfStore {
-    /// All of them.
+    /// All of them, but those that look whether it still hangs.
     pub(super) all: u16,
     /// Those that nobody has asked for.
     pub(super) early: u16,
     /// Those whose deadline has passed.
     pub(super) overdue: u16,
+    /// Those that look whether it still hangs.
+    pub(super) probes: u16,
 }
 
 impl OfStore {
@@ -127,6 +150,10 @@ pub(super) struct Flights {
     of: [OfStore; STORES_MAX],
     /// Sessions that own flights, each with at least one; in no order.
     owners: Vec<Owner>,
+    /// So many may be others than those that look whether a store still hangs.
+    max: usize,
+    /// Those that look.
+    probes: usize,
 }
 
 #[derive(Debug)]
@@ -137,13 +164,17 @@ struct Slot {
 }
 
 impl Flights {
-    pub(super) fn new(count: u16) -> Flights {
+    /// Room for `max` flights, and for `probes` that look whether a store still hangs.
+    pub(super) fn new(max: u16, probes: u16) -> Flights {
+        let count = max + probes;
         Flights {
             slots: (0..count).map(|_| Slot { serial: 0, flight: None }).collect(),
             free: (0..count).rev().collect(),
             used: Vec::with_capacity(usize::from(count)),
             of: [OfStore::default(); STORES_MAX],
             owners: Vec::with_capacity(usize::from(count)),
+            max: usize::from(max),
+            probes: 0,
         }
     }
 
@@ -167,34 +198,49 @@ impl Flights {
         let was_early = flight.is_early();
         if was_early {
             flight.owner = session;
-            let store = flight.store;
+            let (store, counts_for) = (flight.store, flight.counts_for());
             self.of[usize::from(store)].early -= 1;
-            self.own(session, store);
+            self.own(counts_for, store);
         }
         was_early
     }
 
-    fn own(&mut self, session: u32, store: u16) {
+    fn own(&mut self, session: Option<u32>, store: u16) {
+        let Some(session) = session else { return };
         match self.owner(session, store) {
             Some(at) => self.owners[at].flights += 1,
             None => self.owners.push(Owner { session, store, flights: 1 }),
         }
     }
 
+    fn disown(&mut self, session: Option<u32>, store: u16) {
+        let Some(session) = session else { return };
+        let at = self.owner(session, store).expect("its owner is listed");
+        self.owners[at].flights -= 1;
+        if self.owners[at].flights == 0 {
+            self.owners.swap_remove(at);
+        }
+    }
+
     /// The deadline has passed, or counts anew.
     pub(super) fn set_overdue(&mut self, index: u32, overdue: bool) {
         let flight = self.get_mut(index);
-        let (was, store) = (std::mem::replace(&mut flight.overdue, overdue), flight.store);
+        let (store, before) = (flight.store, flight.counts_for());
+        let was = std::mem::replace(&mut flight.overdue, overdue);
+        let after = flight.counts_for();
         let count = &mut self.of[usize::from(store)].overdue;
         *count = *count + u16::from(overdue) - u16::from(was);
+        self.disown(before, store);
+        self.own(after, store);
     }
 
     pub(super) fn len(&self) -> usize {
         self.used.len()
     }
 
+    /// Whether there is room only for those that look whether a store still hangs.
     pub(super) fn is_full(&self) -> bool {
-        self.free.is_empty()
+        self.used.len() - self.probes >= self.max
     }
 
     /// Takes a slot for a block that has none.
@@ -203,13 +249,12 @@ impl Flights {
         let slot = self.free.pop().expect("the caller asked is_full");
         self.used.push((flight.key, slot));
         let of = &mut self.of[usize::from(flight.store)];
-        of.all += 1;
+        of.all += u16::from(!flight.probes);
+        of.probes += u16::from(flight.probes);
+        of.early += u16::from(flight.is_early());
         of.overdue += u16::from(flight.overdue);
-        if flight.is_early() {
-            of.early += 1;
-        } else {
-            self.own(flight.owner, flight.store);
-        }
+        self.probes += usize::from(flight.probes);
+        self.own(flight.counts_for(), flight.store);
         let entry = &mut self.slots[usize::from(slot)];
         entry.serial = entry.serial.wrapping_add(1);
         entry.flight = Some(flight);
@@ -224,17 +269,12 @@ impl Flights {
         let flight = self.slots[usize::from(slot)].flight.take();
         let flight = flight.expect("a used slot has its flight");
         let of = &mut self.of[usize::from(flight.store)];
-        of.all -= 1;
+        of.all -= u16::from(!flight.probes);
+        of.probes -= u16::from(flight.probes);
+        of.early -= u16::from(flight.is_early());
         of.overdue -= u16::from(flight.overdue);
-        if flight.is_early() {
-            of.early -= 1;
-            return flight;
-        }
-        let at = self.owner(flight.owner, flight.store).expect("its owner is listed");
-        self.owners[at].flights -= 1;
-        if self.owners[at].flights == 0 {
-            self.owners.swap_remove(at);
-        }
+        self.probes -= usize::from(flight.probes);
+        self.disown(flight.counts_for(), flight.store);
         flight
     }
 
@@ -288,11 +328,12 @@ mod tests {
         for store in 0..3 {
             let of = || flights.iter().map(|(_, f)| f).filter(|f| f.store == store);
             let counted = flights.of(store);
-            assert_eq!(usize::from(counted.all), of().count());
+            assert_eq!(usize::from(counted.all), of().filter(|f| !f.probes()).count());
+            assert_eq!(usize::from(counted.probes), of().filter(|f| f.probes()).count());
             assert_eq!(usize::from(counted.early), of().filter(|f| f.is_early()).count());
             assert_eq!(usize::from(counted.overdue), of().filter(|f| f.is_overdue()).count());
             for session in 0..4 {
-                let owned = of().filter(|f| f.owner == session).count();
+                let owned = of().filter(|f| f.owner == session && !f.overdue).count();
                 assert_eq!(flights.owned(session, store), owned);
             }
         }
@@ -304,9 +345,9 @@ mod tests {
     proptest! {
         #[test]
         fn counts_follow_whatever_becomes_of_flights(
-            steps in proptest::collection::vec((0u8..4, 0usize..8, 0u32..4, 0u16..3), 0..200)
+            steps in proptest::collection::vec((0u8..5, 0usize..10, 0u32..4, 0u16..3), 0..200)
         ) {
-            let mut flights = Flights::new(8);
+            let mut flights = Flights::new(8, 2);
             for (number, (what, nth, session, store)) in (0..).zip(steps) {
                 let at = flights.nth(nth);
                 match (what, at) {
@@ -314,6 +355,10 @@ mod tests {
                         let key = BlockKey { generation: 1, block: number };
                         let new = Flight::new(key, 0, store, Nanos::ZERO);
                         flights.add(if session == 3 { new } else { new.asked_by(session) });
+                    }
+                    (4, _) if flights.probes < 2 => {
+                        let key = BlockKey { generation: 1, block: number };
+                        flights.add(Flight::new(key, 0, store, Nanos::ZERO).probing());
                     }
                     (1, Some(at)) => drop(flights.remove(at)),
                     (2, Some(at)) => drop(flights.want(at, session)),

@@ -27,7 +27,7 @@ impl Shard {
             (r + usize::from(reading), q + usize::from(queued))
         });
         assert!(reading + queued <= self.flights.len(), "a disk read is one flight's");
-        assert!(self.flights.len() <= usize::from(limits.flights_max));
+        assert!(self.flights.len() <= usize::from(limits.flights()));
         assert!(self.jobs.in_use() <= limits.jobs());
         let roles = self.roles.serving as usize + self.roles.standby as usize;
         assert!(roles == self.sessions.len(), "every session is load or stands by");
@@ -79,6 +79,13 @@ impl Shard {
                 .count()
         });
         assert!(waiters.sum::<usize>() == waiting, "whoever waits, waits for a block on its way");
+        for (store, (reading, queued)) in (0..).zip(self.stores.counts()) {
+            let of = || self.flights.iter().map(|(_, flight)| flight).filter(|f| f.store == store);
+            let turns = of().filter(|flight| flight.has_turn).count();
+            assert!(turns == usize::from(reading), "a store's turns are some flight's");
+            let waits = of().filter(|flight| flight.queued.is_some()).count();
+            assert!(waits == usize::from(queued), "reads that wait for a turn are counted");
+        }
     }
 
     /// Queued and waiting jobs of a session.

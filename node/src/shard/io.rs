@@ -87,15 +87,18 @@ pub enum Input<'a> {
 }
 
 /// From one shard of a node to another. Bounded: a shard waits for at most [`super::Limits::flights_max`] blocks of
-/// others, and each wait is answered by one message; and the list of a vDisk is started once.
+/// others, and each wait is answered by one message; the list of a vDisk is started once; and a store takes as long to hang as a disk read
+/// may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardMessage {
-    /// A block that the receiver waits for is in the cache.
+    /// A block that the receiver waits for is in the cache, or the sender loads it no more: look.
     Loaded(BlockKey),
     /// A block that the receiver waits for could not be loaded.
     LoadFailed(BlockKey),
     /// A vDisk has a list of blocks to load from here on, which the shards share.
     ListStarted,
+    /// Another store hangs now, or one answers again: look. By its number.
+    StoreChanged(u16),
 }
 
 /// Which file a disk read is from.
@@ -152,9 +155,9 @@ impl Outbox {
         let plans = usize::from(limits.plans);
         Outbox {
             sends: Vec::with_capacity(plans),
-            reads: Vec::with_capacity(usize::from(limits.flights_max)),
+            reads: Vec::with_capacity(usize::from(limits.flights())),
             // A turn can finish every flight, and each may be waited for by every other shard.
-            messages: Vec::with_capacity(usize::from(limits.flights_max) * super::SHARDS_MAX),
+            messages: Vec::with_capacity(usize::from(limits.flights()) * super::SHARDS_MAX),
             events: Vec::with_capacity(EVENTS_MAX),
             free_plans: (0..plans).map(|_| SendPlan::new()).collect(),
         }

@@ -117,6 +117,10 @@ pub struct Limits {
     pub store_depths: [u16; STORES_MAX],
 }
 
+/// Reads that a shard may have out only to see whether a store that hangs still does, of each store; they have flights, frames and reads of
+/// their own. Derived: each is asked after twice the time, so that the eighth is for a store that has hung for 21 minutes.
+pub const PROBES_MAX: u16 = 8;
+
 impl Default for Limits {
     fn default() -> Self {
         Limits {
@@ -200,6 +204,12 @@ impl Limits {
             return Err(BadLimits::Session);
         }
         Ok(())
+    }
+
+    /// Flights of one shard, with those that only look whether a store still hangs: each may be a disk read.
+    #[must_use]
+    pub fn flights(&self) -> u16 {
+        self.flights_max + self.stores * PROBES_MAX
     }
 
     /// Jobs of one shard: the sessions' shares as far as a shard can serve so many, and at least what a handful of greedy

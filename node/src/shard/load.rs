@@ -50,6 +50,14 @@ pub(super) struct Piece {
     len: u64,
 }
 
+/// Which vDisk a block is loaded for, and why.
+#[derive(Clone, Copy, Debug)]
+struct Wanted {
+    vdisk: u32,
+    early: bool,
+    listed: Option<u32>,
+}
+
 /// How far the loading of a block came.
 pub(super) enum Progress {
     /// A disk read is on its way.
@@ -67,6 +75,7 @@ impl Shard {
         now: Nanos,
         out: &mut Outbox,
     ) -> Found {
+        let vdisk = self.sessions.get(session).vdisk;
         let ticket = match self.cache.lookup(key) {
             Lookup::Hit(pin) => {
                 self.counters.cache_hits.inc();
@@ -78,17 +87,23 @@ impl Shard {
             }
             Lookup::Full => {
                 self.counters.cache_full.inc();
-                return Found::Busy(BusyCause::CacheFull);
+                return match self.hangs_for(vdisk, key) {
+                    true => Found::Failed(ReadErrorCode::StoreTimeout),
+                    false => Found::Busy(BusyCause::CacheFull),
+                };
             }
             Lookup::Load(ticket) => ticket,
         };
         self.counters.cache_misses.inc();
-        let hangs = self.store_hangs(self.sessions.get(session).vdisk);
         let flight = match self.flights.find(key) {
+            // A store that gives nothing any more is not busy: its devices have to know, to read at their other node.
+            _ if self.hangs_for(vdisk, key) => {
+                return self.ask_hung_store(vdisk, ticket, now, out);
+            }
             // Another shard had it; its message is still on its way, and will find that we load it now.
             Some(flight) => flight,
-            // A store that gives nothing any more is not busy: its devices have to know, to read at their other node.
-            None if hangs => return self.ask_hung_store(session, ticket, now, out),
+            // However many of its flights a store keeps, where the image has nothing it need not be asked.
+            None if self.store_hangs(vdisk) => return self.find_hole(vdisk, ticket, out),
             None => match self.refuses_miss(session) {
                 Some(refusal) => {
                     self.hand_back(ticket, out);
@@ -114,6 +129,43 @@ impl Shard {
         }
     }
 
+    /// Whether nobody is to wait for a block, because its store hangs and it takes a disk read.
+    fn hangs_for(&self, vdisk: u32, key: BlockKey) -> bool {
+        self.store_hangs(vdisk) && {
+            let entry = self.shared.vdisk(vdisk);
+            let (start, valid) = self.extent_of(vdisk, key);
+            next_piece(&*entry.map, start, start + valid as u64).is_some()
+        }
+    }
+
+    /// Where a block begins, and how many of its bytes are the image's.
+    fn extent_of(&self, vdisk: u32, key: BlockKey) -> (u64, usize) {
+        let block_bytes = self.shared.cache.block_bytes() as u64;
+        let start = key.block * block_bytes;
+        (start, to_usize(block_bytes.min(self.shared.vdisk(vdisk).size_bytes - start)))
+    }
+
+    /// Whether its hashes, or at least its unchanged file, vouch for what a vDisk's store gives.
+    fn is_vouched_for(&self, vdisk: u32) -> bool {
+        let entry = self.shared.vdisk(vdisk);
+        let block_bytes = self.shared.cache.block_bytes() as u64;
+        (entry.hashes.is_some() && BlockHashes::can_verify(block_bytes)) || entry.is_eligible()
+    }
+
+    /// A block of which the image has nothing: zeros, for which no store is asked.
+    fn find_hole(&mut self, vdisk: u32, mut ticket: LoadTicket, out: &mut Outbox) -> Found {
+        let (_, valid) = self.extent_of(vdisk, ticket.key());
+        self.shared.cache.load_bytes(&mut ticket)[..valid].fill(0);
+        let progress = match self.is_vouched_for(vdisk) {
+            true => self.publish(Wanted { vdisk, early: false, listed: None }, ticket, valid, out),
+            false => self.give_up(ticket, out),
+        };
+        match progress {
+            Progress::Published(pin) => Found::Here(pin),
+            Progress::Failed | Progress::Reading(_) => Found::Failed(ReadErrorCode::StoreError),
+        }
+    }
+
     /// A block is not to be loaded after all. Nothing failed: whoever waits may look again.
     pub(super) fn hand_back(&mut self, ticket: LoadTicket, out: &mut Outbox) {
         let key = ticket.key();
@@ -122,7 +174,7 @@ impl Shard {
     }
 
     fn join_flight(&mut self, session: u32, key: BlockKey, now: Nanos) -> Found {
-        if self.store_hangs(self.sessions.get(session).vdisk) {
+        if self.hangs_for(self.sessions.get(session).vdisk, key) {
             return Found::Failed(ReadErrorCode::StoreTimeout);
         }
         match self.flights.find(key) {
@@ -199,20 +251,16 @@ impl Shard {
     ) -> Progress {
         let vdisk = self.flights.get(flight).vdisk;
         let token = self.flights.token(flight);
-        let shared = &self.shared;
-        let entry = shared.vdisk(vdisk);
-        let block_bytes = shared.cache.block_bytes() as u64;
-        let start = ticket.key().block * block_bytes;
-        let valid = to_usize(block_bytes.min(entry.size_bytes - start));
-        let verifiable = entry.hashes.is_some() && BlockHashes::can_verify(block_bytes);
-        if !verifiable && !entry.is_eligible() {
-            // Nothing vouches for what the changed file would give.
+        let (start, valid) = self.extent_of(vdisk, ticket.key());
+        if !self.is_vouched_for(vdisk) {
             return self.give_up(ticket, out);
         }
+        let shared = &self.shared;
+        let entry = shared.vdisk(vdisk);
         let Some(piece) = next_piece(&*entry.map, start + filled as u64, start + valid as u64)
         else {
             shared.cache.load_bytes(&mut ticket)[filled..valid].fill(0);
-            return self.publish(flight, ticket, valid, out);
+            return self.publish(self.wanted(flight), ticket, valid, out);
         };
         let reading = to_usize(piece.logical - start);
         shared.cache.load_bytes(&mut ticket)[filled..reading].fill(0);
@@ -230,16 +278,20 @@ impl Shard {
         Progress::Reading(Loader::Us { ticket, reading, wanted, asked: now })
     }
 
+    fn wanted(&self, flight: u32) -> Wanted {
+        let flight = self.flights.get(flight);
+        Wanted { vdisk: flight.vdisk, early: flight.is_early(), listed: flight.listed }
+    }
+
     /// Checks a complete block against its hash and makes it visible.
     fn publish(
         &mut self,
-        flight: u32,
+        wanted: Wanted,
         mut ticket: LoadTicket,
         valid: usize,
         out: &mut Outbox,
     ) -> Progress {
-        let flight = self.flights.get(flight);
-        let (vdisk, early, listed) = (flight.vdisk, flight.is_early(), flight.listed);
+        let Wanted { vdisk, early, listed } = wanted;
         let shared = &self.shared;
         let entry = shared.vdisk(vdisk);
         let key = ticket.key();
@@ -315,7 +367,7 @@ impl Shard {
         self.disk_us = (self.disk_us * 7 + latency.as_micros()) / 8;
         let offset = key.block * self.shared.cache.block_bytes() as u64 + reading as u64;
         // Before its next piece is asked for, if it has one: whoever waits longest comes first.
-        self.store_answered(vdisk, now, out);
+        self.store_answered(index, now, out);
         let progress = match result {
             Ok(got) if got >= wanted => {
                 self.counters.disk_read_bytes.add(u64::from(got));
@@ -347,20 +399,25 @@ impl Shard {
         let key = match message {
             ShardMessage::Loaded(key) | ShardMessage::LoadFailed(key) => key,
             ShardMessage::ListStarted => return self.feeding.look(),
+            ShardMessage::StoreChanged(store) => return self.look_at_store(store, now, out),
         };
         let flight = self.flights.find(key).filter(|&flight| {
             // What we load ourselves by now needs no word from others.
             matches!(self.flights.get(flight).loader, Loader::Other)
         });
         let Some(index) = flight else { return self.counters.stale_messages.inc() };
-        self.store_gave(self.flights.get(index).vdisk, now, out);
+        // That the store gave something, if it did, the sender has said to all.
         if let ShardMessage::LoadFailed(_) = message {
             return self.failed(index);
         }
         match self.cache.lookup(key) {
             Lookup::Hit(pin) => self.arrived(index, pin, now, out),
             Lookup::Wait => {}
-            // Evicted before we looked: our turn to load it.
+            Lookup::Load(ticket) if self.hangs_for(self.flights.get(index).vdisk, key) => {
+                self.hand_back(ticket, out);
+                self.abandon_flight(index);
+            }
+            // Evicted before we looked, or handed back: our turn to load it.
             Lookup::Load(ticket) => {
                 let progress = self.begin(index, ticket, now, out);
                 self.go_on(index, progress, now, out);

@@ -158,6 +158,8 @@ impl Shard {
     /// Says "pending" to those that have waited long enough, and "store timeout" where the disk had its time.
     pub(super) fn tick_flights(&mut self, now: Nanos, out: &mut Outbox) {
         let mut due = Nanos::NEVER;
+        // What this leads to may give other flights their time anew.
+        self.flights_due = Nanos::NEVER;
         let mut n = 0;
         while let Some(index) = self.flights.nth(n) {
             n += 1;
@@ -174,7 +176,8 @@ impl Shard {
                 due = due.earlier(deadline);
             }
         }
-        self.flights_due = due;
+        self.flights_due = self.flights_due.earlier(due);
+        self.look_at_hung_stores(now, out);
     }
 
     fn say_pending(&mut self, index: u32, now: Nanos, out: &mut Outbox) {
@@ -213,9 +216,18 @@ impl Shard {
             let offset = block * self.shared.cache.block_bytes() as u64;
             let waited_ms = now.since(started).as_millis();
             self.counters.disk_overdue.inc();
-            self.event(Event::DiskOverdue { vdisk, offset, waited_ms }, out);
-            self.judge_store(vdisk, started, now, out);
+            // Of a store that is known to hang there is nothing more to say.
+            if !self.store_hangs(vdisk) {
+                self.event(Event::DiskOverdue { vdisk, offset, waited_ms }, out);
+            }
+            self.judge_store(index, started, now, out);
         }
+    }
+
+    /// A block will not come, and nothing failed: its store hangs.
+    pub(super) fn abandon_flight(&mut self, index: u32) {
+        self.give_up_waiting(index);
+        self.remove_flight(index);
     }
 
     /// Whoever waits for a block is told that the store does not give it.

@@ -180,7 +180,9 @@ impl World {
             placement_seed: [9; 32],
             wall_clock: WallClock::new(1_800_000_000, now),
             limits: setup.limits,
-            hung_stores: HungStores::default(),
+            hung_stores: HungStores::named(
+                (0..setup.limits.stores).map(|n| format!("8:{n}")).collect(),
+            ),
             line: Line::new(setup.pace),
             view: ViewCell::default(),
             own: OwnLoad::default(),
