@@ -26,7 +26,7 @@ const DEPTH_UNKNOWN: u16 = 256;
 /// The memory node that the cache is to lie on; none: the kernel chooses.
 ///
 /// # Errors
-/// When a node was named that the host does not have.
+/// When a node or an interface was named that the host does not have.
 pub(crate) fn memory_node(settings: &Settings) -> anyhow::Result<Option<u32>> {
     node_by(settings, &Sysfs::host())
 }
@@ -40,6 +40,9 @@ fn node_by(settings: &Settings, sysfs: &Sysfs) -> anyhow::Result<Option<u32>> {
             )
         }
         NumaNode::Is(node) => (Some(*node), "the flag".to_owned()),
+        NumaNode::Nic(name) if !sysfs.has_nic(name) => {
+            bail!("--numa-node nic:{name}: this host has no such interface; see `ip link`")
+        }
         NumaNode::Nic(name) => (sysfs.nic_node(name), format!("interface {name}")),
         NumaNode::Disk => {
             let paths = settings.vdisks.iter().filter_map(|vdisk| vdisk.path.as_ref());

@@ -44,11 +44,19 @@ impl Sysfs {
     /// The memory node of a network interface. None for one that is no device: loopback, bridges, veth.
     #[must_use]
     pub fn nic_node(&self, name: &str) -> Option<u32> {
+        node(&self.nic(name)?.join("device/numa_node"))
+    }
+
+    /// Whether there is such a network interface.
+    #[must_use]
+    pub fn has_nic(&self, name: &str) -> bool {
+        self.nic(name).is_some_and(|folder| folder.exists())
+    }
+
+    fn nic(&self, name: &str) -> Option<PathBuf> {
         // A name is one part of a path, not a path.
-        if name.is_empty() || name.contains('/') || name.starts_with('.') {
-            return None;
-        }
-        node(&self.0.join("class/net").join(name).join("device/numa_node"))
+        let part = !name.is_empty() && !name.contains('/') && !name.starts_with('.');
+        part.then(|| self.0.join("class/net").join(name))
     }
 
     /// Whether there is such a memory node with memory.
@@ -152,6 +160,7 @@ mod tests {
         assert_eq!(sysfs.nic_node("eth1"), None, "-1: the firmware does not say");
         for name in ["lo", "eth9", "", "../net/eth0", "."] {
             assert_eq!(sysfs.nic_node(name), None, "{name}");
+            assert_eq!(sysfs.has_nic(name), name == "lo", "{name}");
         }
         assert!(sysfs.has_node(1) && !sysfs.has_node(0));
     }

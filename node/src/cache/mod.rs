@@ -114,7 +114,7 @@ pub enum Known {
 pub enum CacheError {
     /// Not a power of two in the range.
     #[error(
-        "a cache block of {block_bytes} bytes is not possible; --block takes a power of two from 4K to 1M"
+        "a cache block of {block_bytes} bytes is not possible: a cache takes powers of two from 4K to 1M, and --block of them those from 64K"
     )]
     BlockBytes {
         /// The size asked for.

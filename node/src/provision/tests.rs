@@ -122,6 +122,22 @@ fn sysfs(root: &tempfile::TempDir) -> Sysfs {
 }
 
 #[test]
+fn an_interface_that_is_not_there_is_refused() {
+    let root = tempfile::tempdir().expect("a folder");
+    let disk = image(&root, "disk.img");
+    std::fs::create_dir_all(root.path().join("class/net/lo")).expect("made");
+    let node = |flags: &[&str]| node_by(&settings(&disk, flags), &Sysfs::at(root.path()));
+    assert_eq!(node(&["--cores", "0", "--numa-node", "nic:lo"]).expect("is there"), None);
+    for (flag, words) in
+        [("nic:eno1", "nic:eno1: this host has no such interface"), ("7", "no such memory node")]
+    {
+        let error =
+            node(&["--cores", "0", "--numa-node", flag]).expect_err("is not there").to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[test]
 fn each_store_is_asked_for_what_its_own_device_takes() {
     let root = tempfile::tempdir().expect("a folder");
     let sysfs = sysfs(&root);

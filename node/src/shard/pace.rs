@@ -30,14 +30,18 @@ pub(super) fn on_the_line(payload_bytes: usize, datagrams: usize, ipv6: bool) ->
     payload_bytes as u64 + datagrams as u64 * besides
 }
 
-/// The line that all shards of a node send on.
+/// The line that all shards of a node send on. On a cache line of its own: where there is a pace, each turn of each shard writes it, and what lies
+/// beside it in what shards share is read with every read.
 #[derive(Debug, Default)]
+#[repr(align(64))]
 pub struct Line {
     /// Bytes in a second, with everything that Ethernet adds; 0: no bound.
     rate: u64,
     /// The moment until which it is busy.
     busy_until: AtomicU64,
 }
+
+const _: () = assert!(size_of::<Line>() == 64);
 
 impl Line {
     /// A line of that many bytes in a second; none: shards send as fast as they can.
