@@ -80,7 +80,7 @@ pub fn run(args: &CoresArgs) -> anyhow::Result<()> {
     ensure!(args.rounds >= 1, "--rounds must be at least 1");
     let cores = std::thread::available_parallelism().context("counting cores")?.get();
     ensure!(cores >= 2, "two shards need two cores, and this machine has {cores}");
-    let provenance = Provenance::of_this_machine();
+    let provenance = Provenance::with_node();
     let both = format!("{},{}", CORES.0, CORES.1);
     let mut rounds = Vec::new();
     for turn in 1..=args.rounds {

@@ -18,6 +18,9 @@ use crate::sys;
 /// Wait for the node's metrics.
 const HTTP_WAIT: Duration = Duration::from_secs(2);
 
+/// Without which there is no processor time to compare.
+const NEEDS: &str = "needs a kernel with CONFIG_SCHEDSTATS, or one booted with `delayacct`";
+
 /// What a thread, or several, had of the processor.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuTime {
@@ -28,13 +31,32 @@ pub struct CpuTime {
 }
 
 impl CpuTime {
+    /// Of the thread that asks; zeros while that is in its first moments.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn of_this_thread() -> anyhow::Result<CpuTime> {
+        CpuTime::read(Path::new("/proc/thread-self/schedstat"))
+    }
+
     /// Reads a `schedstat` file (Documentation/scheduler/sched-stats.rst: first time on, then time waiting for, a
-    /// processor); zeros when it is gone with its thread.
-    pub fn read(path: &Path) -> CpuTime {
-        let text = fs::read_to_string(path).unwrap_or_default();
-        let mut numbers = text.split_whitespace().map(|n| n.parse().unwrap_or(0));
-        let used_ns = numbers.next().unwrap_or(0);
-        CpuTime { used_ns, waited_ns: numbers.next().unwrap_or(0) }
+    /// processor).
+    fn read(path: &Path) -> anyhow::Result<CpuTime> {
+        let text = fs::read_to_string(path)
+            .with_context(|| format!("reading {}: {NEEDS}", path.display()))?;
+        CpuTime::parse(&text)
+            .with_context(|| format!("{} is not two times: {:?}", path.display(), text.trim()))
+    }
+
+    fn parse(text: &str) -> Option<CpuTime> {
+        let mut numbers = text.split_whitespace().map(str::parse);
+        Some(CpuTime { used_ns: numbers.next()?.ok()?, waited_ns: numbers.next()?.ok()? })
+    }
+
+    /// A kernel that does not count says zeros of a process that has run, of which any ratio could be made.
+    fn counted(self) -> anyhow::Result<CpuTime> {
+        ensure!(self.used_ns > 0, "/proc tells no processor time: {NEEDS}");
+        Ok(self)
     }
 
     /// What was added since `earlier`.
@@ -49,18 +71,25 @@ impl CpuTime {
 /// Processor time that a process has used and waited for, all threads.
 ///
 /// # Errors
-/// When the process is gone.
+/// When the process is gone, or the kernel does not count.
 pub fn cpu_of_process(process: u32) -> anyhow::Result<CpuTime> {
     let tasks = format!("/proc/{process}/task");
     let mut sum = CpuTime::default();
     let listed = fs::read_dir(&tasks)
         .with_context(|| format!("reading {tasks}: did the process end by itself?"))?;
     for task in listed {
-        let time = CpuTime::read(&task?.path().join("schedstat"));
-        sum.used_ns += time.used_ns;
-        sum.waited_ns += time.waited_ns;
+        let task = task?.path();
+        match CpuTime::read(&task.join("schedstat")) {
+            Ok(time) => {
+                sum.used_ns += time.used_ns;
+                sum.waited_ns += time.waited_ns;
+            }
+            // The thread has ended since it was listed.
+            Err(_) if !task.exists() => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(sum)
+    sum.counted()
 }
 
 /// A node that this run started. Ended, by its process id, when dropped.
@@ -270,6 +299,25 @@ pub fn serve_command() -> anyhow::Result<Command> {
     Ok(command)
 }
 
+/// The commit that the node's program was built of, as it says itself.
+///
+/// # Errors
+/// When the program is missing, or says something else.
+pub fn commit() -> anyhow::Result<String> {
+    let program = program()?;
+    let output = Command::new(&program).arg("--version").output();
+    let output = output.with_context(|| format!("starting {}", program.display()))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let commit = commit_in(&said).map(str::to_owned);
+    commit.with_context(|| format!("{} --version names no commit: {said}", program.display()))
+}
+
+/// What stands in brackets at the end: `diskstream-node 0.1.0 (COMMIT)`.
+fn commit_in(version: &str) -> Option<&str> {
+    let (_, commit) = version.trim().strip_suffix(')')?.rsplit_once('(')?;
+    Some(commit)
+}
+
 /// The node's program: beside this one.
 fn program() -> anyhow::Result<PathBuf> {
     let here = std::env::current_exe().context("finding this program's folder")?;
@@ -285,7 +333,29 @@ fn program() -> anyhow::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use super::{metric, metric_sum};
+    use super::{CpuTime, commit_in, cpu_of_process, metric, metric_sum};
+
+    #[test]
+    fn a_kernel_that_does_not_count_is_an_error() {
+        let time = CpuTime::parse("12 3 4\n").unwrap().counted().unwrap();
+        assert_eq!((time.used_ns, time.waited_ns), (12, 3));
+        assert!(CpuTime::parse("0 0 0\n").unwrap().counted().is_err());
+        for text in ["", "12\n", "a b c\n"] {
+            assert!(CpuTime::parse(text).is_none(), "{text}");
+        }
+        assert!(cpu_of_process(std::process::id()).unwrap().used_ns > 0);
+        assert!(CpuTime::of_this_thread().is_ok());
+    }
+
+    #[test]
+    fn the_commit_stands_in_brackets() {
+        assert_eq!(
+            commit_in("diskstream-node 0.1.0 (0123456789ab-dirty)\n"),
+            Some("0123456789ab-dirty")
+        );
+        assert_eq!(commit_in("diskstream-node 0.1.0\n"), None);
+        assert_eq!(commit_in(""), None);
+    }
 
     #[test]
     fn a_counter_is_found_by_its_whole_name() {

@@ -4,7 +4,7 @@ mod plots;
 
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail, ensure};
 use clap::ValueEnum;
@@ -16,7 +16,7 @@ use diskstream_wire::limits::UNIT_BYTES;
 use crate::flags::within;
 use crate::fleet::{Check, Counts, Devices, DevicesConfig, Job, Offsets, Tally};
 use crate::image;
-use crate::node_process::{CpuTime, NodeProcess};
+use crate::node_process::{CpuTime, NodeProcess, serve_command};
 use crate::random::Random;
 use crate::report::{Provenance, Report, Reports, round};
 
@@ -109,6 +109,12 @@ pub struct ReadArgs {
     /// Cores of the node, one shard each; the fleet's is 1.
     #[arg(long, default_value = "0", conflicts_with = "servers")]
     pub node_cores: String,
+    /// A flag of the node besides those that the load needs, such as --node-flag=--busy-poll=50; may be given several times.
+    #[arg(long, value_name = "FLAG", allow_hyphen_values = true, conflicts_with = "servers")]
+    pub node_flag: Vec<String>,
+    /// A variable of the node's environment, such as DISKSTREAM_RING_WITHOUT=gro; may be given several times.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_variable, conflicts_with = "servers")]
+    pub node_env: Vec<(String, String)>,
     /// Do not pin node and fleet to cores.
     #[arg(long)]
     pub no_pin: bool,
@@ -137,6 +143,14 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     };
     let number: u64 = digits.parse().map_err(|_| bad())?;
     number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+/// A name and a value.
+fn parse_variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("'{text}' is no variable: write NAME=VALUE")),
+    }
 }
 
 impl ReadCommand {
@@ -275,7 +289,7 @@ impl Measured {
 pub fn run(command: &ReadCommand) -> anyhow::Result<()> {
     let all = command.runs()?;
     let most = all.iter().max_by_key(|args| args.devices).expect("at least one");
-    let provenance = Provenance::of_this_machine();
+    let provenance = Provenance::with_node_if(most.servers.is_empty());
     // The node is started before this thread is pinned: it would inherit the core.
     let node = if most.servers.is_empty() { Some(start_node(most)?) } else { None };
     let pinned = !most.no_pin && pin(CORES.1);
@@ -366,7 +380,10 @@ pub fn start_node(args: &ReadArgs) -> anyhow::Result<NodeProcess> {
     if !args.no_pin {
         flag("--cores", args.node_cores.clone());
     }
-    NodeProcess::start(&image, &flags)
+    flags.extend(args.node_flag.iter().cloned());
+    let mut command = serve_command()?;
+    command.arg(&image).args(flags).envs(args.node_env.iter().cloned());
+    NodeProcess::launch(command)
 }
 
 /// Pins this thread; false when the core is not there for us.
@@ -447,7 +464,7 @@ fn drive(
         samples.push(Sample {
             at: clock::now(),
             node: node.map(NodeProcess::cpu).transpose()?,
-            fleet: CpuTime::read(Path::new("/proc/thread-self/schedstat")),
+            fleet: CpuTime::of_this_thread()?,
             counts: devices.counts(),
         });
         Ok(())
@@ -535,6 +552,8 @@ fn make_report(
         skipped: tally.skipped,
         unfinished: tally.unfinished,
         size: args.size,
+        node_flags: args.node_flag.clone(),
+        node_env: args.node_env.iter().map(|(name, value)| format!("{name}={value}")).collect(),
         pattern: args.pattern,
         mtu: args.mtu,
         fragment_bytes: measured.fragment_bytes,
@@ -583,6 +602,10 @@ mod tests {
         let servers = check(&["--servers", "127.0.0.1:6910,[::1]:6910"]).unwrap().servers;
         assert_eq!(servers.len(), 2);
         assert_eq!(check(&["--size", "1M", "--pattern", "seq"]).unwrap().size, 1 << 20);
+        let line = ["--node-flag", "--busy-poll=50", "--node-flag=--pace", "--node-flag", "off"];
+        assert_eq!(check(&line).unwrap().node_flag, ["--busy-poll=50", "--pace", "off"]);
+        let variable = check(&["--node-env", "A=b=c"]).unwrap().node_env;
+        assert_eq!(variable, [("A".to_owned(), "b=c".to_owned())]);
     }
 
     #[test]
@@ -603,6 +626,9 @@ mod tests {
             (&["--image-bytes", "1M"], "--image-bytes"),
             (&["--request", "6K"], "--request 6144"),
             (&["--servers", "nowhere"], "nowhere"),
+            (&["--node-env", "GRO"], "'GRO' is no variable"),
+            (&["--node-env", "=off"], "'=off' is no variable"),
+            (&["--node-flag=--spin=9", "--servers", "127.0.0.1:1"], "--servers"),
         ] {
             let error = check(flags).unwrap_err();
             assert!(error.contains(words), "{flags:?} gave: {error}");

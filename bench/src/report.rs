@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::process::Command;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::fleet::Check;
+use crate::node_process;
 use crate::read::Pattern;
 
 /// Figures of a run of `read`. Keys of the JSON object are the fields' names.
@@ -77,6 +77,10 @@ pub struct Report {
     pub unfinished: u64,
     /// Bytes of a read.
     pub size: u64,
+    /// Flags that the node was given besides (--node-flag).
+    pub node_flags: Vec<String>,
+    /// What it was given of an environment (--node-env).
+    pub node_env: Vec<String>,
     /// Where reads went.
     pub pattern: Pattern,
     /// Largest IP packet.
@@ -199,8 +203,11 @@ pub fn round(figure: f64, decimals: i32) -> f64 {
 /// Facts without which a figure says nothing.
 #[derive(Clone, Debug, Serialize)]
 pub struct Provenance {
-    /// Commit of the source tree that the program runs in, with `-dirty` when it was changed; "unknown" elsewhere.
-    pub commit: String,
+    /// Commit that this program was built of, with `-dirty` when its sources were changed; "unknown" where it was built without
+    /// git, "development" of builds for tests.
+    pub commit: &'static str,
+    /// The same of the node's program that the run starts, as that says itself; none when it starts none.
+    pub node_commit: Option<String>,
     /// Kernel release.
     pub kernel: String,
     /// Model of the first processor.
@@ -214,6 +221,20 @@ pub struct Provenance {
 }
 
 impl Provenance {
+    /// Asks the machine; and when the node is the run's `own` that one's program, or else it is running already.
+    #[must_use]
+    pub fn with_node_if(own: bool) -> Provenance {
+        if own { Provenance::with_node() } else { Provenance::of_this_machine() }
+    }
+
+    /// Asks the machine, and the node's program, which is what is measured.
+    #[must_use]
+    pub fn with_node() -> Provenance {
+        // Where the program is missing the run ends anyway, as soon as it is to start it.
+        let commit = node_process::commit().unwrap_or_else(|_| "unknown".to_owned());
+        Provenance { node_commit: Some(commit), ..Provenance::of_this_machine() }
+    }
+
     /// Asks the machine.
     #[must_use]
     pub fn of_this_machine() -> Provenance {
@@ -221,7 +242,8 @@ impl Provenance {
         let model =
             cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         Provenance {
-            commit: commit(),
+            commit: env!("DISKSTREAM_COMMIT"),
+            node_commit: None,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
                 .unwrap_or_default()
                 .trim()
@@ -237,7 +259,10 @@ impl Provenance {
 impl std::fmt::Display for Provenance {
     /// One line under a table.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Provenance { commit, cores, cpu, kernel, load_average, .. } = self;
+        let Provenance { commit, node_commit, cores, cpu, kernel, load_average, .. } = self;
+        if let Some(node) = node_commit {
+            write!(f, "node {node}, bench ")?;
+        }
         write!(f, "{commit} | {cores} x {cpu} | Linux {kernel} | load {load_average}")
     }
 }
@@ -245,16 +270,4 @@ impl std::fmt::Display for Provenance {
 fn load_average() -> f64 {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0.0)
-}
-
-fn commit() -> String {
-    let output = Command::new("git")
-        .args(["describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"])
-        .output();
-    match output {
-        Ok(output) if output.status.success() => {
-            String::from_utf8_lossy(&output.stdout).trim().to_owned()
-        }
-        _ => "unknown".to_owned(),
-    }
 }

@@ -59,7 +59,7 @@ fn the_node_is_compared_with_the_responder_under_every_load() {
     }
     assert!(report["ratios"]["cold_over_fio"].is_null(), "not asked for: {report}");
     assert!(plots.join("throughput-over-devices.svg").exists());
-    for key in ["commit", "kernel", "cpu"] {
+    for key in ["commit", "node_commit", "kernel", "cpu"] {
         assert!(!report["provenance"][key].as_str().unwrap().is_empty(), "{report}");
     }
 }

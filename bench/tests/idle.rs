@@ -48,7 +48,7 @@ fn sessions_live_and_their_cost_is_told() {
     assert!(number("resident_bytes") > 1e6 && number("resident_bytes_empty") > 1e6, "{report}");
     assert!(report["memory_bytes_each"].is_number() && report["cpu_wait_s"].is_number());
     assert_eq!((&report["keep_alive_s"], &report["standby_percent"]), (&1.0.into(), &50.into()));
-    for key in ["commit", "kernel", "cpu"] {
+    for key in ["commit", "node_commit", "kernel", "cpu"] {
         assert!(!report["provenance"][key].as_str().unwrap().is_empty(), "{report}");
     }
 }

@@ -15,9 +15,12 @@ use crate::network::NetworkArgs;
 /// Bytes of a node's name, at most: what the peer protocol carries.
 pub const NAME_BYTES_MAX: usize = 32;
 
+/// The version, and of which commit it was built ("development": a build for tests, which notes none).
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (", env!("DISKSTREAM_COMMIT"), ")");
+
 /// Streams vDisks to diskless devices.
 #[derive(Debug, Parser)]
-#[command(name = "diskstream-node", version, about, max_term_width = 100)]
+#[command(name = "diskstream-node", version = VERSION, about, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -100,7 +100,7 @@ pub fn measure(args: &FailoverArgs) -> anyhow::Result<(Report, Series)> {
     }
     raise_open_files(args)?;
     let stop = stop::on_signals()?;
-    let provenance = Provenance::of_this_machine();
+    let provenance = Provenance::with_node();
     // Nodes are hosts 0 and up, then comes the fleet, then the stranger.
     let hosts = args.nodes + 1 + usize::from(args.forged > 0);
     let lan = args.in_namespaces().then(|| Lan::new(hosts, args.impairment(), args.seed));

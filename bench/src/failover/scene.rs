@@ -1,7 +1,6 @@
 //! One run: the plan of its moments, the event, and what is watched beside the fleet.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -85,7 +84,7 @@ impl Load {
         Ok(Load {
             // A node that has ended has none: what was seen before is kept.
             nodes: nodes.iter().map(|node| node.cpu().unwrap_or_default()).collect(),
-            fleet: CpuTime::read(Path::new("/proc/thread-self/schedstat")),
+            fleet: CpuTime::of_this_thread()?,
             counts: devices.counts(),
             devices: device_counters(devices)?,
             hedged: hedged_reads(devices),

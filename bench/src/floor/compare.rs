@@ -25,10 +25,20 @@ pub struct Round {
     pub ratio: f64,
     /// Part of all processors' time that other guests of the host took meanwhile; the figures do not know of it.
     pub stolen: f64,
+    /// Part of the window for which other processes of this machine kept server and clients waiting, the mean of the two; of the side
+    /// that waited longer.
+    pub waited: f64,
     /// The node.
     pub node: Side,
     /// The bare responder.
     pub responder: Side,
+}
+
+impl Round {
+    /// What others had of its time.
+    fn lost(&self) -> f64 {
+        self.stolen.max(self.waited)
+    }
 }
 
 /// All rounds under one load.
@@ -49,7 +59,7 @@ pub struct Comparison {
     pub responder_s_per_gib: Spread,
     /// Each round that counts.
     pub rounds: Vec<Round>,
-    /// Rounds that lost too much to other guests of the host, and were measured again.
+    /// Rounds that lost too much to others of this machine or its host, and were measured again.
     pub disturbed: Vec<Round>,
 }
 
@@ -84,7 +94,7 @@ pub fn run(args: &FloorArgs) -> anyhow::Result<Comparisons> {
     let mut comparisons = Vec::new();
     for load in loads {
         let one = |number| one_round(args, &load, number, &node, &responder);
-        let rounds = steal::rounds(args.rounds, one, |round| round.stolen)
+        let rounds = steal::rounds(args.rounds, one, Round::lost)
             .with_context(|| format!("load {}", load.name))?;
         comparisons.push(Comparison::of(load, rounds));
     }
@@ -115,17 +125,19 @@ fn one_round(
         (of_node()?, of_responder()?)
     };
     let stolen = before.share_since()?;
+    let waited = round(node.waited().max(responder.waited()), 3);
     let ratio = node.cpu_us_per_read / responder.cpu_us_per_read;
     let _ = writeln!(
         std::io::stderr(),
-        "{} round {}: node {:.2} µs per read, responder {:.2}, ratio {ratio:.3}; {:.1} % stolen",
+        "{} round {}: node {:.2} µs per read, responder {:.2}, ratio {ratio:.3}; {:.1} % stolen, {:.1} % waited",
         load.name,
         number + 1,
         node.cpu_us_per_read,
         responder.cpu_us_per_read,
-        stolen * 100.0
+        stolen * 100.0,
+        waited * 100.0
     );
-    Ok(Round { ratio: round(ratio, 4), stolen, node, responder })
+    Ok(Round { ratio: round(ratio, 4), stolen, waited, node, responder })
 }
 
 impl Comparison {

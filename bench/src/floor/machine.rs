@@ -207,8 +207,7 @@ fn disk_run(args: &FloorArgs, path: &Path, (len, depth): (u32, u16)) -> anyhow::
     }
     let mut latency = Histogram::<u64>::new_with_bounds(1_000, LATENCY.1, LATENCY.2)
         .expect("bounds and digits are those of the crate's page");
-    let cpu_path = Path::new("/proc/thread-self/schedstat");
-    let (begin, cpu) = (clock::now(), CpuTime::read(cpu_path));
+    let (begin, cpu) = (clock::now(), CpuTime::of_this_thread()?);
     let end = begin + nanos_of(args.seconds);
     let mut reads = 0u64;
     let mut now = begin;
@@ -228,7 +227,7 @@ fn disk_run(args: &FloorArgs, path: &Path, (len, depth): (u32, u16)) -> anyhow::
         }
     }
     let seconds = end.since(begin).0 as f64 / 1e9;
-    let used = CpuTime::read(cpu_path).since(cpu).used_ns as f64;
+    let used = CpuTime::of_this_thread()?.since(cpu).used_ns as f64;
     let at = |q: f64| latency.value_at_quantile(q) as f64 / 1e3;
     Ok(DiskRun {
         reads_per_s: reads as f64 / seconds,

@@ -34,7 +34,7 @@ use report::{FloorReport, Ratios, Settings};
 /// Flags that cannot work, servers that cannot be started, bytes that are wrong.
 pub fn run(args: &FloorArgs) -> anyhow::Result<()> {
     args.check()?;
-    let provenance = Provenance::of_this_machine();
+    let provenance = Provenance::with_node();
     if args.wants(Part::Sends) || args.wants(Part::Veth) {
         may_make_namespaces()?;
     }

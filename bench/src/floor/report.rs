@@ -12,6 +12,7 @@ use super::sends::Sends;
 use super::single::Single;
 use crate::report::{self, Provenance, round};
 use crate::spread::Spread;
+use crate::steal::QUIET;
 
 /// The ratios by which the node is judged; none where the part was not measured.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -180,7 +181,19 @@ fn responder_table(out: &mut impl Write, loads: &[Comparison]) -> io::Result<()>
             let again = comparison.disturbed.len();
             writeln!(
                 out,
-                "          {again} rounds lost time to other guests of the host and were measured again"
+                "          {again} rounds lost time to others of the machine or its host and were measured again"
+            )?;
+        }
+        let most = |figure: fn(&super::compare::Round) -> f64| {
+            rounds.iter().map(figure).fold(0.0, f64::max)
+        };
+        let (stolen, waited) = (most(|round| round.stolen), most(|round| round.waited));
+        if stolen > QUIET || waited > QUIET {
+            writeln!(
+                out,
+                "          a round that counts lost up to {:.1} % to other guests of the host, {:.1} % to other processes",
+                stolen * 100.0,
+                waited * 100.0
             )?;
         }
     }

@@ -1,6 +1,5 @@
 //! One measurement of one server under a load: our node, the bare responder, or another server of disk images.
 
-use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{bail, ensure};
@@ -60,11 +59,19 @@ pub struct Side {
     pub latency: Histogram<u64>,
 }
 
+impl Side {
+    /// For what part of the window server and clients were ready to run while others had their cores, the mean of the two.
+    #[must_use]
+    pub fn waited(&self) -> f64 {
+        (self.cpu_wait_s.unwrap_or(0.0) + self.clients_cpu_wait_s) / 2.0 / self.seconds
+    }
+}
+
 /// An edge of a window: when it was, and what server and clients had had of the processor by then.
 type Edge = (Nanos, CpuTime, CpuTime);
 
-fn edge(server: CpuTime) -> Edge {
-    (clock::now(), server, CpuTime::read(Path::new("/proc/thread-self/schedstat")))
+fn edge(server: CpuTime) -> anyhow::Result<Edge> {
+    Ok((clock::now(), server, CpuTime::of_this_thread()?))
 }
 
 /// A load, and from where it comes.
@@ -127,7 +134,7 @@ impl Measuring<'_> {
         let (tally, edges) = self.at_clients(|| {
             let mut edges = Vec::with_capacity(2);
             let tally = client::run(job, || {
-                edges.push(edge(responder.cpu()?));
+                edges.push(edge(responder.cpu()?)?);
                 Ok(())
             })?;
             Ok((tally, edges))
@@ -147,7 +154,7 @@ impl Measuring<'_> {
             let mut edges = Vec::with_capacity(2);
             let note = || {
                 let cpu = CpuTime { used_ns: server.process.cpu_ns()?, waited_ns: 0 };
-                edges.push(edge(cpu));
+                edges.push(edge(cpu)?);
                 Ok(())
             };
             let connections = self.load.devices as usize;

@@ -122,7 +122,7 @@ impl IdleArgs {
 /// Flags that cannot work, a node that cannot be started; logins that are refused, sessions that are lost.
 pub fn run(args: &IdleArgs) -> anyhow::Result<()> {
     args.check()?;
-    let provenance = Provenance::of_this_machine();
+    let provenance = Provenance::with_node();
     let (resident_bytes_empty, cpu_percent_empty) = empty_node()?;
     let node = start_node(args.sessions + args.sessions / 8 + 64)?;
     if !args.no_pin {

@@ -13,7 +13,6 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -166,7 +165,7 @@ pub fn run(args: &LanRelayArgs) -> anyhow::Result<()> {
         }
         relay.turn()?;
     }
-    let cpu = CpuTime::read(Path::new("/proc/thread-self/schedstat"));
+    let cpu = CpuTime::of_this_thread()?;
     relay.counts.cpu_ms = cpu.used_ns / 1_000_000;
     relay.counts.runs_first = runs_first;
     relay.counts.cpu_wait_ms = cpu.waited_ns / 1_000_000;

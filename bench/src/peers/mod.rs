@@ -46,7 +46,7 @@ pub fn run(args: &PeersArgs) -> anyhow::Result<()> {
     let granted = sys::raise_open_files(FILES).context("raising the limit of open files")?;
     ensure!(granted >= FILES, "needs {FILES} open files, and the hard limit is {granted}");
     let stop = stop::on_signals()?;
-    let provenance = Provenance::of_this_machine();
+    let provenance = Provenance::with_node();
     let before = Steal::now()?;
     let results = scene::play(args, &stop)?;
     stop::go_on(&stop)?;

@@ -2,7 +2,7 @@
 //! round, from the other core. A server that is not measured has nobody connected and does nothing.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, ensure};
@@ -411,7 +411,7 @@ impl Scene<'_> {
 type Edge = (Nanos, u64, u64);
 
 fn edge_of(edges: &mut Vec<Edge>, server: anyhow::Result<u64>) -> anyhow::Result<()> {
-    let client = CpuTime::read(&PathBuf::from("/proc/thread-self/schedstat")).used_ns;
+    let client = CpuTime::of_this_thread()?.used_ns;
     edges.push((clock::now(), server?, client));
     Ok(())
 }

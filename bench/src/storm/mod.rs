@@ -76,7 +76,7 @@ pub fn run(args: &StormArgs) -> anyhow::Result<()> {
         "--devices {}: needs {files} open files, and the hard limit is {granted}; raise it with `ulimit -Hn {files}`",
         args.devices
     );
-    let provenance = Provenance::of_this_machine();
+    let provenance = Provenance::with_node_if(args.servers.is_empty());
     let schedule = args.schedule();
     let mut storms = Vec::with_capacity(schedule.len());
     let image = own.then(|| image::make(&image::folder()?, args.seed, args.image_bytes));
@@ -160,12 +160,12 @@ fn measure(
     let plan = Plan { trace, devices: &devices, spread, check, seed: args.seed, stop };
     let before = node.as_ref().map(Sample::of).transpose()?;
     let (outcome, elapsed, fleet) = on_its_core(args.no_pin, || {
-        let fleet = || CpuTime::read(Path::new("/proc/thread-self/schedstat"));
-        let (start, fleet_before) = (clock::now(), fleet());
+        let (start, fleet_before) = (clock::now(), CpuTime::of_this_thread()?);
         let mut shown = Shown::new(devices.devices);
         let outcome = drive::run(&plan, &mut Random::new(args.seed), |now| shown.show(now))?;
         shown.end();
-        Ok((outcome, clock::now().since(start), fleet().since(fleet_before)))
+        let fleet = CpuTime::of_this_thread()?.since(fleet_before);
+        Ok((outcome, clock::now().since(start), fleet))
     })?;
     let counted = match (before, &node) {
         (Some(before), Some(node)) => Some(Sample::of(node)?.since(&before)),
