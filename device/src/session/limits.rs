@@ -150,6 +150,10 @@ pub const PATH_PROBE_AGAIN: Nanos = Nanos::from_secs(600);
 /// a row every tenth device fell back within 20 s (measured by the failover bench). A path that became narrower is left
 /// after a third of a second and the probes' half.
 pub const FULL_SIZE_LOST_MAX: u32 = 6;
+/// Probes of a size arrive and no data does, for so long: then probes are no proof, and smaller fragments are tried. Derived: of a node that
+/// is asked for ten times what it can answer devices heard something at least every 5 s; what loses data and lets probes pass
+/// is some broken offload of long trains, and rare.
+pub const PROBES_BELIEVED: Nanos = Nanos::from_secs(5);
 
 /// Bytes that a datagram of the size `data_bytes` occupies in a receive buffer.
 ///

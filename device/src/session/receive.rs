@@ -127,7 +127,7 @@ impl Session {
             Message::ReadBusy(m) => self.on_busy(index, m, now),
             Message::ReadError(m) => self.on_error(index, m, now),
             Message::KeepAliveReply(m) => self.on_keep_alive(index, m, decoded.tail, now),
-            Message::PathProbeReply(m) => self.on_path_probe(index, m, datagram_bytes),
+            Message::PathProbeReply(m) => self.on_path_probe(index, m, datagram_bytes, now),
             Message::Extents(m) => self.on_extents(m, decoded.tail),
             // Late repeats of login answers.
             Message::VdiskInfo(_) | Message::HandshakeReply(_) | Message::LoginComplete(_) => {}
@@ -188,6 +188,7 @@ impl Session {
         if let Some(path) = &mut self.paths[from_path] {
             path.last_full = now;
             path.full_lost = 0;
+            path.size_probe.carried();
             if overtook {
                 path.evidence.overtook_more();
                 path.window.spurious(lost_at);
@@ -526,9 +527,15 @@ impl Session {
         }
     }
 
-    fn on_path_probe(&mut self, index: usize, m: &PathProbeReply, datagram_bytes: usize) {
+    fn on_path_probe(
+        &mut self,
+        index: usize,
+        m: &PathProbeReply,
+        datagram_bytes: usize,
+        now: Nanos,
+    ) {
         let path = self.paths[index].as_mut().expect("the message came from it");
-        if let Some(size) = path.size_probe.answered(m.sequence, datagram_bytes) {
+        if let Some(size) = path.size_probe.answered(m.sequence, datagram_bytes, now) {
             path.set_size(size);
         }
     }

@@ -3,7 +3,10 @@
 
 use diskstream_wire::{FragmentSize, Nanos};
 
-use super::limits::{PATH_PROBE_AGAIN, PATH_PROBE_TRIES, PATH_PROBE_WAIT};
+use super::limits::{PATH_PROBE_AGAIN, PATH_PROBE_TRIES, PATH_PROBE_WAIT, PROBES_BELIEVED};
+
+/// Doublings of the wait of a path whose probes mislead; then it is some seven days. Guess.
+const MISLED_MAX: u32 = 10;
 
 /// The search of one path.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +23,10 @@ pub struct SizeProbe {
     doubts: bool,
     /// When the search goes on once a doubt is settled.
     then: Nanos,
+    /// When a probe settled a doubt; no data of that size arrived since.
+    vouched: Option<Nanos>,
+    /// Times that probes arrived and data did not.
+    misled: u32,
 }
 
 impl SizeProbe {
@@ -27,7 +34,19 @@ impl SizeProbe {
         let asking = (hoped > floor).then_some(hoped);
         let next = if asking.is_some() { now } else { Nanos::NEVER };
         let (doubts, then) = (false, Nanos::NEVER);
-        SizeProbe { floor, hoped, asking, tries: 0, sequence: 0, next, doubts, then }
+        let (vouched, misled) = (None, 0);
+        SizeProbe {
+            floor,
+            hoped,
+            asking,
+            tries: 0,
+            sequence: 0,
+            next,
+            doubts,
+            then,
+            vouched,
+            misled,
+        }
     }
 
     /// The probe to send now: its number and the datagram's bytes.
@@ -52,7 +71,12 @@ impl SizeProbe {
     }
 
     /// A probe was answered in full; gives the size that the path carries.
-    pub fn answered(&mut self, sequence: u32, probe_bytes: usize) -> Option<FragmentSize> {
+    pub fn answered(
+        &mut self,
+        sequence: u32,
+        probe_bytes: usize,
+        now: Nanos,
+    ) -> Option<FragmentSize> {
         let asking = self.asking?;
         if sequence != self.sequence || probe_bytes < asking.datagram_bytes() {
             return None;
@@ -61,31 +85,45 @@ impl SizeProbe {
         self.tries = 0;
         self.floor = asking;
         self.next = std::mem::replace(&mut self.then, Nanos::NEVER);
-        self.doubts = false;
+        if std::mem::take(&mut self.doubts) {
+            self.vouched = Some(now);
+        }
         Some(asking)
     }
 
-    /// Answers of the size in use did not come, and small ones did: does the path not carry them any more, or does the node only take
-    /// its time? A node answers probes at once.
-    pub fn doubt(&mut self, in_use: FragmentSize, now: Nanos) {
-        if !self.doubts {
-            (self.then, self.doubts) = (self.next, true);
-            (self.asking, self.tries, self.next) = (Some(in_use), 0, now);
-        }
+    /// Data of the size in use arrived.
+    pub fn carried(&mut self) {
+        self.vouched = None;
     }
 
-    /// Whether probes of the size in use were not answered either.
+    /// Answers of the size in use did not come, and small ones did: does the path not carry them any more, or does the node only take
+    /// its time? A node answers probes at once. Where they arrived and data still does not, the path is taken for one that carries less.
+    pub fn doubt(&mut self, in_use: FragmentSize, now: Nanos) {
+        let believed = |since| now.since(since) < PROBES_BELIEVED;
+        if self.doubts || self.vouched.is_some_and(believed) {
+            return;
+        }
+        let misled = self.vouched.is_some();
+        self.misled += u32::from(misled);
+        let tries = if misled { PATH_PROBE_TRIES } else { 0 };
+        (self.then, self.doubts) = (self.next, true);
+        (self.asking, self.tries, self.next) = (Some(in_use), tries, now);
+    }
+
+    /// Whether probes of the size in use were not answered either, or are no proof.
     pub fn is_disproved(&self, now: Nanos) -> bool {
         self.doubts && self.tries == PATH_PROBE_TRIES && now >= self.next
     }
 
-    /// Full-size datagrams were lost: the path carries less than was thought. Asked again much later.
+    /// Full-size datagrams were lost: the path carries less than was thought. Asked again much later, and twice as much later each time
+    /// that its probes had misled.
     pub fn fell_back(&mut self, floor: FragmentSize, now: Nanos) {
         self.floor = floor;
         self.asking = None;
         self.tries = 0;
-        (self.doubts, self.then) = (false, Nanos::NEVER);
-        self.next = if self.hoped > floor { now + PATH_PROBE_AGAIN } else { Nanos::NEVER };
+        (self.doubts, self.then, self.vouched) = (false, Nanos::NEVER, None);
+        let again = Nanos(PATH_PROBE_AGAIN.0 << self.misled.min(MISLED_MAX));
+        self.next = if self.hoped > floor { now + again } else { Nanos::NEVER };
     }
 
     pub fn next_due(&self) -> Nanos {
@@ -114,9 +152,9 @@ mod tests {
         now = now + PATH_PROBE_AGAIN;
         let (sequence, bytes) = probe.due(now).unwrap();
         assert_eq!(bytes, 8268);
-        assert_eq!(probe.answered(sequence.wrapping_sub(1), 8268), None);
-        assert_eq!(probe.answered(sequence, 4172), None);
-        assert_eq!(probe.answered(sequence, 8268), Some(FragmentSize::B8192));
+        assert_eq!(probe.answered(sequence.wrapping_sub(1), 8268, now), None);
+        assert_eq!(probe.answered(sequence, 4172, now), None);
+        assert_eq!(probe.answered(sequence, 8268, now), Some(FragmentSize::B8192));
         assert_eq!(probe.next_due(), Nanos::NEVER);
     }
 
@@ -131,8 +169,9 @@ mod tests {
             assert_eq!(bytes, 1452);
             now = now + PATH_PROBE_WAIT;
             assert!(!probe.is_disproved(now), "one may be lost");
-            assert_eq!(probe.answered(sequence, 1452), Some(FragmentSize::B1376));
+            assert_eq!(probe.answered(sequence, 1452, now), Some(FragmentSize::B1376));
             assert_eq!(probe.next_due(), Nanos::NEVER);
+            probe.carried();
         }
         probe.doubt(FragmentSize::B1376, now);
         for _ in 0..PATH_PROBE_TRIES {
@@ -145,6 +184,31 @@ mod tests {
         probe.fell_back(FragmentSize::B1024, now);
         assert!(!probe.is_disproved(now));
         assert_eq!(probe.next_due(), now + PATH_PROBE_AGAIN);
+    }
+
+    #[test]
+    fn probes_that_mislead_are_believed_for_some_seconds_and_asked_ever_later() {
+        let mut now = Nanos::from_secs(1);
+        let mut probe = SizeProbe::new(FragmentSize::B1024, FragmentSize::B1376, now);
+        for times in 1..4 {
+            let (sequence, _) = probe.due(now).unwrap();
+            assert_eq!(probe.answered(sequence, 1452, now), Some(FragmentSize::B1376));
+            // Two tries, and an answer to the second: no data arrives, and nobody asks for the next seconds.
+            probe.doubt(FragmentSize::B1376, now);
+            assert!(probe.due(now).is_some());
+            now = now + PATH_PROBE_WAIT;
+            let (sequence, _) = probe.due(now).unwrap();
+            probe.answered(sequence, 1452, now);
+            probe.doubt(FragmentSize::B1376, now + Nanos(PROBES_BELIEVED.0 - 1));
+            assert!(!probe.is_disproved(now + Nanos(PROBES_BELIEVED.0 - 1)));
+            now = now + PROBES_BELIEVED;
+            probe.doubt(FragmentSize::B1376, now);
+            assert!(probe.is_disproved(now));
+            probe.fell_back(FragmentSize::B1024, now);
+            assert!(!probe.is_disproved(now));
+            assert_eq!(probe.next_due(), now + Nanos(PATH_PROBE_AGAIN.0 << times));
+            now = probe.next_due();
+        }
     }
 
     #[test]
