@@ -6,8 +6,9 @@
 #
 # A node serves an image over a veth pair (MTU 9000) to 300 devices, and its log's lines about zero copy are printed. `veth`:
 # the datagrams arrive, in another namespace of this kernel, which has to copy them for that. `sink`: a rule on the node's
-# interface drops the datagrams with 8 KiB of data where a card would have taken them, before anybody copies; everything else
-# arrives, so devices log in, read (in smaller datagrams, once they gave up on large ones) and stay.
+# interface drops the datagrams with 8 KiB of data where a card would have taken them, before anybody copies. The first
+# answers to probes of that size arrive, so that devices ask for such datagrams; later ones do not, so that they give up on
+# them. Everything else arrives (long trains of smaller datagrams are longer than that, too): devices log in, read and stay.
 #
 # Needs root, Linux 6.15, iproute2, nftables and 72 free pages of 2 MiB. All of it is in namespaces of this run's own, which end
 # with it; reserved pages are given back. Ends with 77 where the host cannot do it.
@@ -35,12 +36,14 @@ if [ "${3-}" = inside ]; then
     ip link set eth0 up
     nsenter --net="/proc/$far/ns/net" sh -c 'ip addr add 10.79.0.2/24 dev eth0 && ip link set eth0 up'
     if [ "$way" = sink ]; then
-        # The fourth byte of a datagram is its kind; 0x21 carries data.
+        # The fourth byte of a datagram is its kind; 0x21 carries data, 0x47 answers a probe, 8,296 bytes for each device.
         nft -f - <<RULES || cannot "needs nftables with egress hooks (Linux 5.16)"
             table netdev sink {
+                quota probes { over 2490 kbytes }
                 chain out {
                     type filter hook egress device "eth0" priority 0;
                     udp sport 6911-6930 @th,88,8 0x21 meta length > 8100 drop
+                    udp sport 6911-6930 @th,88,8 0x47 meta length > 8100 quota name "probes" drop
                 }
             }
 RULES
@@ -54,9 +57,14 @@ RULES
         kill -0 "$served" 2> /dev/null || { cat "$folder/log" >&2; exit 1; }
         sleep 0.05
     done
-    nsenter --net="/proc/$far/ns/net" "$programs/diskstream-bench" read --servers "$node:6910" --mtu 9000 --no-pin \
-        --devices 300 --depth 4 --size 32K --seconds 4 >&2
-    grep -E 'zero copy (is|stays|does)|copied:' "$folder/log" || echo "no verdict"
+    # On a machine that does much else a trial may need devices that begin anew.
+    for _ in 1 2 3; do
+        nsenter --net="/proc/$far/ns/net" "$programs/diskstream-bench" read --servers "$node:6910" --mtu 9000 --no-pin \
+            --devices 300 --depth 4 --size 32K --seconds 4 >&2
+        if grep -E 'zero copy (is|stays|does)|copied:' "$folder/log"; then exit; fi
+        [ "$way" = veth ] || nft reset quota netdev sink probes > /dev/null
+    done
+    echo "no verdict"
     exit
 fi
 

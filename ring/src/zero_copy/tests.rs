@@ -88,6 +88,33 @@ fn verdicts_are_looked_at_again() {
 }
 
 #[test]
+fn disturbed_turns_do_not_hide_a_gain_and_a_close_trial_is_repeated_soon() {
+    let mut choice = Choice::new(ZeroCopy::Auto, Nanos::ZERO);
+    // Two turns of three cost the double, whoever sends them.
+    let mut turn = 0;
+    let verdict = loop {
+        turn += 1;
+        let zero = wants(&mut choice, A).is_some();
+        wants(&mut choice, A);
+        let cpu_ns = if zero { 10_000 } else { 15_000 } << u64::from(turn % 3 != 0);
+        let cost = choice.measuring().then_some(TurnCost { cpu_ns, bytes: 2 * SEND as u64 });
+        if let Some(verdict) = choice.turn_over(cost, Nanos(turn)) {
+            break verdict;
+        }
+    };
+    assert!(matches!(verdict, Verdict::On { .. }), "{verdict:?}");
+
+    let mut choice = Choice::new(ZeroCopy::Auto, Nanos::ZERO);
+    assert!(matches!(drive(&mut choice, A, 140, 130).0, Some(Verdict::Off { .. })));
+    let soon = choice.now + AGAIN_CLOSE;
+    assert_eq!(choice.turn_over(None, soon), None);
+    assert_eq!(drive(&mut choice, A, 140, 130).0, None, "said already");
+    let soon = choice.now + AGAIN_CLOSE;
+    assert_eq!(choice.turn_over(None, soon), None);
+    assert!(matches!(drive(&mut choice, A, 140, 20).0, Some(Verdict::On { .. })));
+}
+
+#[test]
 fn addresses_are_tried_one_after_the_other() {
     let mut choice = Choice::new(ZeroCopy::Auto, Nanos::ZERO);
     let other = Some("192.0.2.1".parse().unwrap());
