@@ -10,6 +10,7 @@ mod protocol;
 mod runner;
 mod scratch;
 mod steps;
+mod test_output;
 mod tidy;
 
 use std::path::{Path, PathBuf};

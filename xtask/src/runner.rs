@@ -156,6 +156,11 @@ impl Job<'_> {
         self.skipped.extend(skipped);
     }
 
+    /// What failed tests said; counted they are already.
+    pub fn tell_failures(&mut self, failures: Vec<String>) {
+        self.failures.extend(failures);
+    }
+
     /// Skips the step, or fails it where tools can be installed, when one of these programs is missing.
     pub fn need_tools(&self, tools: &[&str]) -> anyhow::Result<()> {
         let missing: Vec<_> =

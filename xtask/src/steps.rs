@@ -8,6 +8,7 @@ use crate::install;
 use crate::proc::{self, run};
 use crate::runner::{Job, Step, skip};
 use crate::scratch::Scratch;
+use crate::test_output::{self, Counts};
 use crate::{e2e, protocol, tidy};
 
 /// Compiling everything anew on two busy cores, and then some.
@@ -183,44 +184,8 @@ fn count(job: &mut Job<'_>, text: &str) -> anyhow::Result<()> {
     let ignored = (0..counts.ignored).map(|_| "a test marked #[ignore]".to_owned());
     let skipped = told.iter().cloned().chain(ignored).collect();
     job.count(passed, counts.failed, skipped);
+    job.tell_failures(test_output::failures(text));
     Ok(())
-}
-
-/// What test runners say of their counts, summed over all their closing lines.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Counts {
-    passed: usize,
-    failed: usize,
-    ignored: usize,
-}
-
-impl Counts {
-    /// Reads `Summary [   1.2s] 5 tests run: 4 passed (1 slow), 1 failed, 2 skipped` (nextest) and
-    /// `test result: ok. 3 passed; 0 failed; 1 ignored; ...` (libtest).
-    fn of(text: &str) -> Counts {
-        let mut counts = Counts::default();
-        for line in text.lines() {
-            // nextest shows each test's own output, a libtest run of one test, indented: only the left margin counts.
-            let counted = match line.trim_start().strip_prefix("Summary [") {
-                Some(rest) => rest.split_once("run:").map(|(_, rest)| rest),
-                None => line
-                    .strip_prefix("test result: ")
-                    .and_then(|l| l.split_once(". "))
-                    .map(|(_, l)| l),
-            };
-            let words: Vec<_> = counted.unwrap_or_default().split([' ', ',', ';', '(']).collect();
-            for pair in words.windows(2) {
-                let Ok(n) = pair[0].parse::<usize>() else { continue };
-                match pair[1] {
-                    "passed" => counts.passed += n,
-                    "failed" | "timed" => counts.failed += n,
-                    "ignored" | "skipped" => counts.ignored += n,
-                    _ => {}
-                }
-            }
-        }
-        counts
-    }
 }
 
 fn loom(job: &mut Job<'_>) -> anyhow::Result<()> {
@@ -389,16 +354,6 @@ fn build(job: &mut Job<'_>) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn counts_of_both_runners_are_read() {
-        let text = "
-     Summary [   1.234s] 7 tests run: 5 passed (1 slow, 1 leaky), 1 failed, 1 timed out, 2 skipped
-test result: FAILED. 3 passed; 4 failed; 1 ignored; 0 measured; 9 filtered out; finished in 0.00s
-    test result: ok. 1 passed; 0 failed; 0 ignored; is a test's output as nextest shows it
-running 9 tests: 9 passed is no closing line";
-        assert_eq!(Counts::of(text), Counts { passed: 8, failed: 6, ignored: 3 });
-    }
 
     #[test]
     fn needs_stand_before_what_needs_them() {
