@@ -15,7 +15,7 @@ local ENUMS = {
   move_reason = { [0] = "none", [1] = "node_silent", [2] = "notice", [3] = "draining", [4] = "unknown_session", [5] = "ended_by_node", [6] = "store_errors", [7] = "wrong_content", },
   fragment_size = { [1] = "1024 B", [2] = "1376 B", [3] = "4096 B", [4] = "8192 B", },
 }
-local FLAGS = { "draining", "authenticated", "single", "hedged", "again" }
+local FLAGS = { "draining", "authenticated", "single", "hedged", "again", "queued" }
 local CAPABILITIES = { "zero_marks", "jumbo", "extents", "writes", "authenticated", "encrypted", "standby" }
 local SHARED = { mac = true, login_kind = true, session = true, session_tag = true, request_id = true, generation = true, offset = true, attempt = true, sequence = true, service_us = true, capabilities = true, content_id = true, vdisk = true, device_name = true, image_mode = true, write_cache = true, cookie = true, node_count = true, ticket_bytes = true, }
 local PORTS = { 6901, 6902, 6905, 6910, 6911, 6912, 6913, 6914, 6915, 6916, 6917, 6918, 6919, 6920, 6921, 6922, 6923, 6924, 6925, 6926, 6927, 6928, 6929, 6930 }

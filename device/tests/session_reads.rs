@@ -3,7 +3,7 @@
 mod session_support;
 
 use diskstream_device::session::{Channel, Event, Extent, ReadError, RefusedReason, State, limits};
-use diskstream_wire::{FragmentSize, Nanos, Read, ReadData, ReadErrorCode};
+use diskstream_wire::{FragmentSize, Message, Nanos, Read, ReadData, ReadErrorCode, decode};
 use session_support::node::Reads;
 use session_support::{Fate, World, config, ms};
 
@@ -337,6 +337,43 @@ fn a_path_that_loses_data_and_lets_probes_pass_is_served_with_smaller_fragments(
     assert_eq!(world.session.status(world.now).fragment_bytes, 1376);
     assert_eq!(world.session.counters().size_fallbacks, 1);
     assert_eq!(world.session.counters().moves, 0);
+}
+
+#[test]
+fn what_waits_for_its_turn_at_the_node_is_not_asked_for_twice() {
+    let mut world = opened();
+    world.read(0, 1 << 20, ms(500));
+    // Longer than any time-out that was learnt; answers to keep-alives overtake what waits.
+    world.node(1).reads = Reads::Queued(ms(80));
+    let keep_alives = world.node(1).keep_alives.len();
+    let tokens: Vec<_> = (0..8).map(|n| (world.start_read(n * 65_536, 32_768), n)).collect();
+    for (token, n) in tokens {
+        world.finish_read(token, n * 65_536, Nanos::from_secs(1));
+    }
+    assert_eq!(world.session.counters().retries, 0);
+    assert_eq!(world.session.counters().size_fallbacks, 0);
+    let asked = world.node(1).keep_alives.len() - keep_alives;
+    assert!((1..20).contains(&asked), "{asked}");
+}
+
+#[test]
+fn a_lost_end_of_an_answer_costs_a_keep_alive_and_no_time_out() {
+    let mut world = opened();
+    world.read(0, 1 << 20, ms(500));
+    let mut left = 1;
+    world.set_network(move |packet, _| {
+        let last = packet.to_device() && packet.kind() == ReadData::KIND && {
+            let Message::ReadData(m) = decode(&packet.bytes).unwrap().message else { panic!() };
+            m.offset + u64::from(m.data_bytes) == 255 * 4096 + 32_768
+        };
+        let lost = last && left > 0;
+        left -= u32::from(lost);
+        if lost { Fate::Drop } else { Fate::Deliver }
+    });
+    // The last of its eight units is no hole.
+    let token = world.start_read(255 * 4096, 32_768);
+    world.finish_read(token, 255 * 4096, ms(60));
+    assert_eq!(world.session.counters().retries, 1);
 }
 
 #[test]

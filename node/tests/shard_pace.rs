@@ -7,7 +7,7 @@
 
 mod shard_support;
 
-use diskstream_wire::{FragmentSize, Nanos};
+use diskstream_wire::{Flags, FragmentSize, KeepAlive, Message, Nanos};
 
 use shard_support::device::Device;
 use shard_support::{Setup, UNIT, World};
@@ -34,6 +34,8 @@ fn what_is_over_the_pace_waits_and_all_of_it_comes() {
         big.iter().chain(&reads).map(|read| u64::from(read.wanted.count_ones())).sum();
     assert!((first.len() as u64) < wanted, "{} of {wanted} at once", first.len());
     assert!(world.counters(0).turns_paced.get() > 0);
+    // A keep-alive is answered at once, and says that reads wait: its answer is no sign that they are lost.
+    assert!(is_queued(&mut world, &device));
     // Time passes, and each due moment brings something.
     let mut came = first.len() as u64;
     let began = world.now;
@@ -48,5 +50,15 @@ fn what_is_over_the_pace_waits_and_all_of_it_comes() {
     let bytes = wanted * 1452;
     let least = Nanos((bytes - 3 * 65_536) * 100);
     assert!(world.now.since(began) >= least, "{:?} for {bytes} bytes", world.now.since(began));
+    assert!(!is_queued(&mut world, &device));
     world.assert_at_rest();
+}
+
+/// What the answer to a keep-alive says.
+fn is_queued(world: &mut World, device: &Device) -> bool {
+    let mail = device.ask(world, |buf, d| {
+        KeepAlive { tag: d.tag, session: d.session, ..KeepAlive::default() }.encode(buf)
+    });
+    let Message::KeepAliveReply(m) = mail[0].message() else { panic!("{:?}", mail[0]) };
+    m.flags.has(Flags::QUEUED)
 }

@@ -38,9 +38,12 @@ impl Flags {
     pub const HEDGED: Flags = Flags(1 << 3);
     /// A request that was sent before, in whole or in part.
     pub const AGAIN: Flags = Flags(1 << 4);
+    /// Reads of this session wait at the node for their turn to be sent. On the answer to a keep-alive.
+    pub const QUEUED: Flags = Flags(1 << 5);
 
     /// Names of the bits, lowest first, for documents and the dissector.
-    pub const NAMES: [&'static str; 5] = ["draining", "authenticated", "single", "hedged", "again"];
+    pub const NAMES: [&'static str; 6] =
+        ["draining", "authenticated", "single", "hedged", "again", "queued"];
 
     /// Whether every mark of `other` is set.
     #[must_use]

@@ -287,6 +287,19 @@ impl Session {
         }
     }
 
+    /// The node has reads of this session that wait for their turn: as long as answers take is soon enough to ask for them again.
+    pub(super) fn wait_for_queued(&mut self, index: usize, now: Nanos) {
+        let Some(path) = &self.paths[index] else { return };
+        let later = now + path.answers.timeout();
+        for slot in 0..self.requests.capacity() {
+            let request = self.requests.get(slot);
+            let waits = request.phase == Phase::Asked && usize::from(request.path) == index;
+            if waits && !path.evidence.speaks_for_loss(request.sent_at) && request.due < later {
+                self.requests.set_due(slot, later);
+            }
+        }
+    }
+
     /// The path speaks: what waited for that is looked at soon.
     fn wake_requests(&mut self, index: usize, now: Nanos) {
         for slot in 0..self.requests.capacity() {

@@ -345,13 +345,16 @@ impl Path {
         self.keeping.sequence
     }
 
-    /// A keep-alive was answered; gives when it was sent when it was the last one.
-    pub fn keep_alive_answered(&mut self, sequence: u32) -> Option<Nanos> {
+    /// A keep-alive was answered; gives when it was sent when it was the last one. Where reads are `queued` at the node the answer overtook
+    /// theirs, and says nothing of them.
+    pub fn keep_alive_answered(&mut self, sequence: u32, queued: bool) -> Option<Nanos> {
         if sequence != self.keeping.sequence {
             return None;
         }
         let sent_at = self.keeping.unanswered.take()?;
-        self.evidence.answered(sent_at);
+        if !queued {
+            self.evidence.answered(sent_at);
+        }
         Some(sent_at)
     }
 

@@ -499,15 +499,20 @@ impl Session {
     fn on_keep_alive(&mut self, index: usize, m: &KeepAliveReply, tail: &[u8], now: Nanos) {
         let path = self.paths[index].as_mut().expect("the message came from it");
         let node = path.at.node;
-        if let Some(sent_at) = path.keep_alive_answered(m.sequence) {
+        let queued = m.flags.has(Flags::QUEUED);
+        if let Some(sent_at) = path.keep_alive_answered(m.sequence, queued) {
             let rtt = now.since(sent_at);
             path.network.sample(rtt);
-            path.answers.sample(rtt);
+            if !queued {
+                path.answers.sample(rtt);
+            }
             path.fresh = false;
             if self.serving == Some(index) && self.read_longest <= self.longest_told {
                 self.read_longest = Nanos::ZERO;
             }
-            if path.evidence.take_awaited() {
+            if queued {
+                self.wait_for_queued(index, now);
+            } else if path.evidence.take_awaited() {
                 self.look_at_overtaken(index, sent_at, now);
             }
             self.answered_unmarked(index, sent_at, now);

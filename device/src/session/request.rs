@@ -146,6 +146,14 @@ impl Request {
     }
 
     /// Whether a copy is out at the standby.
+    /// Whether something is missing before what arrived. Else the rest of the answer may still be to come: nodes send long answers, and the
+    /// last one of a turn, in pieces.
+    pub fn has_hole(&self) -> bool {
+        let last = u64::BITS - self.received.leading_zeros();
+        let before = u64::MAX.checked_shr(u64::BITS - last).unwrap_or(0);
+        self.outstanding & before != 0
+    }
+
     pub fn is_hedged(&self) -> bool {
         self.hedge.outstanding != 0
     }

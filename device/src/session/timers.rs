@@ -76,13 +76,14 @@ impl Session {
         let request = self.requests.get(slot);
         let (index, sent_at, answered) =
             (usize::from(request.path), request.sent_at, request.answered);
+        let may_wait = !answered || !request.has_hole();
         let path = self.paths[index].as_mut().expect("asked requests name a live path");
         if !answered {
             path.unanswered(sent_at, now);
         }
         let suspect = path.is_suspect();
         let asks_on = !suspect && !path.is_leaving();
-        if asks_on && !answered && !path.evidence.speaks_for_loss(sent_at) {
+        if asks_on && may_wait && !path.evidence.speaks_for_loss(sent_at) {
             // It may wait in a queue: the answer to what is asked after it will tell.
             path.evidence.await_answer();
             path.check_soon(now);

@@ -44,6 +44,8 @@ pub enum Reads {
     Answer,
     /// `Pending` first, the bytes after this time.
     Slow(Nanos),
+    /// Half of the fragments after this time, as they wait for the session's turn, and the rest after as long again.
+    Queued(Nanos),
     Busy(u32),
     Fail(ReadErrorCode),
     Ignore,
@@ -415,8 +417,10 @@ impl Node {
                 }
                 let node_count = u8::try_from(tail.len() / NodeEntry::BYTES).unwrap();
                 tail.extend_from_slice(&ticket);
+                let queued = matches!(self.reads, Reads::Queued(_)) && !self.waiting.is_empty();
+                let queued = if queued { Flags::QUEUED } else { Flags::NONE };
                 let reply = KeepAliveReply {
-                    flags,
+                    flags: flags.with(queued),
                     tag,
                     sequence: m.sequence,
                     node_count,
@@ -472,6 +476,19 @@ impl Node {
                 }
                 let pending = ReadPending { flags, tag, request_id, attempt, ..Default::default() };
                 self.reply(out, at, from, Message::ReadPending(pending), &[]);
+            }
+            Reads::Queued(time) => {
+                if !self.waiting.iter().any(|w| w.2.request_id == request_id) {
+                    let count = m.wanted.count_ones() / 2;
+                    let first = (0..count).fold(0, |part: u64, _| {
+                        let rest = m.wanted & !part;
+                        part | rest & rest.wrapping_neg()
+                    });
+                    let parts = [(time, first), (time + time, m.wanted & !first)];
+                    let parts =
+                        parts.map(|(time, wanted)| (now + time, from, Read { wanted, ..*m }));
+                    self.waiting.extend(parts);
+                }
             }
             Reads::Busy(wait_ms) => {
                 self.reads = Reads::Answer;

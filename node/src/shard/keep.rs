@@ -6,9 +6,9 @@ use diskstream_wire::limits::{
 };
 use diskstream_wire::time::Nanos;
 use diskstream_wire::{
-    Capabilities, CloseReason, ExtentEntry, Extents, ExtentsRequest, KeepAlive, KeepAliveReply,
-    MoveReason, NodeEntry, NoticeReason, PathProbe, PathProbeReply, ReadErrorCode, SessionClose,
-    SessionClosed, SessionRole, nodes_digest,
+    Capabilities, CloseReason, ExtentEntry, Extents, ExtentsRequest, Flags, KeepAlive,
+    KeepAliveReply, MoveReason, NodeEntry, NoticeReason, PathProbe, PathProbeReply, ReadErrorCode,
+    SessionClose, SessionClosed, SessionRole, nodes_digest,
 };
 
 use super::jobs::{NewJob, Work};
@@ -46,8 +46,11 @@ impl Shard {
         self.counters.tickets_renewed.add(u64::from(!ticket.is_empty()));
         // A node that joined, or came back, after this device's login is news to it: without it there is no standby.
         let nodes = self.news_for_guest(index, m.nodes_digest, asked);
+        // This answer overtakes what waits for the session's turn, and must not be taken for a sign that it is lost.
+        let waits = !self.sessions.get(index).queue.is_empty();
+        let queued = if waits { Flags::QUEUED } else { Flags::NONE };
         let reply = KeepAliveReply {
-            flags: self.flags_of(index),
+            flags: self.flags_of(index).with(queued),
             tag: m.tag,
             sequence: m.sequence,
             ticket_bytes: u16::try_from(ticket.len()).expect("TICKET_BYTES_MAX fits"),

@@ -18,6 +18,7 @@ const FLAGS: [&str; Flags::NAMES.len()] = [
     "A read in single-read mode, or the reply to one.",
     "A copy of a read that another node was asked first.",
     "A request that was sent before, in whole or in part.",
+    "Reads of this session wait at the node for their turn to be sent. On `KeepAliveReply`.",
 ];
 
 /// Explanations of [`Capabilities::NAMES`], lowest bit first.
