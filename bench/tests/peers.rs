@@ -120,7 +120,8 @@ fn vblade_is_measured_apart() {
     let flags = "--rounds 1 --peers vblade --loads 4k_64 --mtu 1500";
     let Some(output) = peers(&[("vblade", "vblade")], flags) else { return };
     let report = json(&output);
-    for server in ["vblade, MTU 1500", "vblade, MTU 9000"] {
+    let ours = ["diskstream, MTU 1500", "diskstream, MTU 9000"];
+    for server in ["vblade, MTU 1500", "vblade, MTU 9000"].into_iter().chain(ours) {
         assert_measured(&report, "aoe", server, 2);
     }
     assert_eq!(report["ratios"]["cpu_per_4k_read_64"], Value::Null, "vblade is no stream peer");

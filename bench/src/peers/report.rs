@@ -52,7 +52,7 @@ pub struct PeersReport {
     pub comparisons: Vec<Comparison>,
     /// Figures of our node and of stream peers.
     pub servers: Vec<Cell>,
-    /// vblade's, which is no stream peer.
+    /// vblade's, which is no stream peer, and ours in the same shapes.
     pub aoe: Vec<Cell>,
     /// Rate of the open loop, in reads per second.
     pub open_rate: Option<u32>,
@@ -127,7 +127,10 @@ impl PeersReport {
             self.load_table(out, load)?;
         }
         if !self.aoe.is_empty() {
-            writeln!(out, "\nvblade: AoE over a veth pair, one device; no stream peer")?;
+            writeln!(
+                out,
+                "\nvblade: AoE over a veth pair, one device; no stream peer. In turns with it our node, over loopback"
+            )?;
             for cell in &self.aoe {
                 let (_, depth, size, _) = cell.shape;
                 row(out, cell, &format!("{}, {depth} x {} KiB", cell.server, size >> 10))?;

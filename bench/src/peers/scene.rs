@@ -32,6 +32,9 @@ const RAMP: Nanos = Nanos::from_millis(500);
 const BLADE_MTUS: [u16; 2] = [1500, 9000];
 const BLADE_LOADS: [(u64, usize); 2] = [(4 << 10, 32), (32 << 10, 8)];
 
+/// Devices, reads outstanding at each, bytes of a read, and where reads go.
+type Shape = (usize, usize, u64, Pattern);
+
 /// A program that was not there.
 #[derive(Debug, serde::Serialize)]
 pub struct Missing {
@@ -57,7 +60,7 @@ pub struct Started {
 pub struct Results {
     /// Figures of our node and of stream peers.
     pub cells: Vec<Cell>,
-    /// Those of vblade.
+    /// Those of vblade, and of our node in the same shapes.
     pub aoe: Vec<Cell>,
     /// Peers that were not there.
     pub missing: Vec<Missing>,
@@ -231,7 +234,7 @@ impl Scene<'_> {
         let known = self.results.cells.iter().find(|c| c.is(Load::Small64Deep, &ours));
         let saturation = match known.and_then(|cell| cell.runs.first()) {
             Some(figures) => figures.reads_per_s,
-            None => self.ours(self.args.mtu[0], Load::Small64Deep, None)?.reads_per_s,
+            None => self.ours(self.args.mtu[0], Load::Small64Deep.shape(), None)?.reads_per_s,
         };
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some 100,000")]
         let rate = ((saturation / 2.0) as u32).max(1);
@@ -247,13 +250,13 @@ impl Scene<'_> {
         rate: Option<u32>,
     ) -> anyhow::Result<Figures> {
         match subject {
-            Subject::Ours(mtu) => self.ours(*mtu, load, rate),
+            Subject::Ours(mtu) => self.ours(*mtu, load.shape(), rate),
             Subject::Peer(server) => self.peer(server, load, rate),
         }
     }
 
-    fn ours(&self, mtu: u16, load: Load, rate: Option<u32>) -> anyhow::Result<Figures> {
-        let (devices, depth, size, pattern) = load.shape();
+    fn ours(&self, mtu: u16, shape: Shape, rate: Option<u32>) -> anyhow::Result<Figures> {
+        let (devices, depth, size, pattern) = shape;
         let args = ReadArgs {
             devices: u32::try_from(devices)?,
             depth: u32::try_from(depth)?,
@@ -293,7 +296,7 @@ impl Scene<'_> {
         clients.run(job, self.stop, edge)
     }
 
-    fn job(&self, shape: (usize, usize, u64, Pattern), rate: Option<u32>) -> anyhow::Result<Job> {
+    fn job(&self, shape: Shape, rate: Option<u32>) -> anyhow::Result<Job> {
         let (devices, depth, size, pattern) = shape;
         #[expect(
             clippy::cast_possible_truncation,
@@ -353,18 +356,18 @@ impl Scene<'_> {
         Ok(())
     }
 
-    /// vblade at each MTU. Without the right to make namespaces it is left out, and said so.
+    /// vblade at each MTU, in turns with our node. Without the right to make namespaces it is left out, and said so.
     fn measure_blades(&mut self, folder: &Path) -> anyhow::Result<()> {
         for mtu in BLADE_MTUS {
-            let name = format!("vblade, MTU {mtu}");
             match aoe::start(self.image, folder, self.core(), mtu) {
                 Ok((blade, line)) => {
                     self.note_started(Peer::Vblade, line);
                     for (size, depth) in BLADE_LOADS {
-                        self.measure_blade(&blade, &name, size, depth)?;
+                        self.measure_blade(&blade, mtu, (1, depth, size, Pattern::Rand))?;
                     }
                 }
                 Err(error) => {
+                    let name = vblade(mtu);
                     say(format_args!("{name}: {error:#}"));
                     self.results.aoe.push(Cell::failed(None, &name, &error));
                 }
@@ -373,38 +376,49 @@ impl Scene<'_> {
         Ok(())
     }
 
-    fn measure_blade(
-        &mut self,
-        blade: &Blade,
-        name: &str,
-        size: u64,
-        depth: usize,
-    ) -> anyhow::Result<()> {
-        let shape = (1, depth, size, Pattern::Rand);
-        let mut cell = Cell { shape, ..Cell::new(Load::Small64, name, None) };
-        cell.load = None;
-        for _ in 0..self.args.rounds {
-            let mut edges = Vec::new();
-            let edge = || edge_of(&mut edges, blade.process.cpu_ns());
-            let run = blade.run(self.job(shape, None)?, self.stop, edge);
-            stop::go_on(self.stop)?;
-            let measured = run.and_then(|(tally, lost)| {
-                Ok(Figures { asked_again: lost, ..sum_up(&tally, &edges, size)? })
-            });
-            match measured {
-                Ok(figures) => {
-                    say(format_args!("{name} {depth} x {size} bytes {figures}"));
-                    cell.runs.push(figures);
-                }
-                Err(error) => {
-                    say(format_args!("{name} failed: {error:#}"));
-                    cell.failures.push(format!("{error:#}"));
+    fn measure_blade(&mut self, blade: &Blade, mtu: u16, shape: Shape) -> anyhow::Result<()> {
+        let cell =
+            |name: String| Cell { shape, load: None, ..Cell::new(Load::Small64, &name, None) };
+        let mut cells = [cell(vblade(mtu)), cell(ours(mtu))];
+        for round in 0..self.args.rounds {
+            // Who comes first changes from round to round.
+            for turn in 0..2 {
+                let who = usize::try_from((round + turn) % 2)?;
+                let measured = match who {
+                    0 => self.blade(blade, shape),
+                    _ => self.ours(mtu, shape, None),
+                };
+                stop::go_on(self.stop)?;
+                let (_, depth, size, _) = shape;
+                match measured {
+                    Ok(figures) => {
+                        say(format_args!("{} {depth} x {size} bytes {figures}", cells[who].server));
+                        cells[who].runs.push(figures);
+                    }
+                    Err(error) if who == 1 => {
+                        return Err(error).with_context(|| format!("{} as vblade", ours(mtu)));
+                    }
+                    Err(error) => {
+                        say(format_args!("{} failed: {error:#}", cells[who].server));
+                        cells[who].failures.push(format!("{error:#}"));
+                    }
                 }
             }
         }
-        self.results.aoe.push(cell);
+        self.results.aoe.extend(cells);
         Ok(())
     }
+
+    fn blade(&self, blade: &Blade, shape: Shape) -> anyhow::Result<Figures> {
+        let mut edges = Vec::new();
+        let edge = || edge_of(&mut edges, blade.process.cpu_ns());
+        let (tally, lost) = blade.run(self.job(shape, None)?, self.stop, edge)?;
+        Ok(Figures { asked_again: lost, ..sum_up(&tally, &edges, shape.2)? })
+    }
+}
+
+fn vblade(mtu: u16) -> String {
+    format!("vblade, MTU {mtu}")
 }
 
 /// Time, the server's processor time and the client's.
