@@ -12,7 +12,9 @@ use std::net::SocketAddr;
 use diskstream_wire::{CloseReason, FragmentSize, Nanos};
 
 use super::event::{DiskInfo, Event, MoveCause, StandbyEnd};
-use super::limits::{FULL_SIZE_LOST_MAX, PROBE_INTERVAL, REBALANCE_SPREAD, STEP_RETRY_FIRST};
+use super::limits::{
+    FULL_SIZE_LOST_MAX, PROBE_INTERVAL, REBALANCE_SPREAD, RTO_MAX, STEP_RETRY_FIRST,
+};
 use super::path::{Opening, Path};
 use super::request::Phase;
 use super::seek::{Context, Seek};
@@ -281,20 +283,21 @@ impl Session {
         for slot in 0..self.requests.capacity() {
             let request = self.requests.get(slot);
             let waits = request.phase == Phase::Asked && usize::from(request.path) == index;
-            if waits && request.sent_at < sent_at && !request.answered && request.due > soon {
+            if waits && request.sent_at < sent_at && !request.has_hole() && request.due > soon {
                 self.requests.set_due(slot, soon);
             }
         }
     }
 
-    /// The node has reads of this session that wait for their turn: as long as answers take is soon enough to ask for them again.
+    /// The node has reads of this session that wait for their turn: it is asked about them again later, and before its silence would count.
     pub(super) fn wait_for_queued(&mut self, index: usize, now: Nanos) {
         let Some(path) = &self.paths[index] else { return };
-        let later = now + path.answers.timeout();
+        let later = now + Nanos(path.answers.timeout().earlier(RTO_MAX).0 / 2);
         for slot in 0..self.requests.capacity() {
             let request = self.requests.get(slot);
             let waits = request.phase == Phase::Asked && usize::from(request.path) == index;
-            if waits && !path.evidence.speaks_for_loss(request.sent_at) && request.due < later {
+            let lost = request.has_hole() || path.evidence.speaks_for_loss(request.sent_at);
+            if waits && !lost && request.due < later {
                 self.requests.set_due(slot, later);
             }
         }
@@ -391,9 +394,10 @@ impl Session {
 
     /// A full-size answer was lost while small datagrams arrive. That a node is overloaded looks the same, and smaller fragments would
     /// cost it more; so the path is asked first.
-    pub(super) fn full_size_lost(&mut self, index: usize, sent_at: Nanos, now: Nanos) {
+    pub(super) fn full_size_lost(&mut self, index: usize, slot: u16, sent_at: Nanos, now: Nanos) {
         let Some(path) = &mut self.paths[index] else { return };
-        if path.last_full >= sent_at || path.last_heard < sent_at {
+        let has_full = self.requests.get(slot).length >= path.size.bytes();
+        if !has_full || path.last_full >= sent_at || path.last_heard < sent_at {
             return;
         }
         path.full_lost += 1;

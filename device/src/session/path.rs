@@ -418,10 +418,8 @@ impl Path {
 
     /// Goes on with another fragment size; the requests that are out must follow.
     pub fn set_size(&mut self, size: FragmentSize) {
-        if self.size != size {
-            self.full_lost = 0;
-        }
         self.size = size;
+        self.full_lost = 0;
         let ceiling = Window::receive_ceiling(self.receive_buffer_bytes, size);
         self.window.set_ceiling(ceiling.min(self.at.allowance));
     }

@@ -186,9 +186,12 @@ impl Session {
         let lost_at = request.lost_at;
         self.account(from_path, slot, before, now);
         if let Some(path) = &mut self.paths[from_path] {
-            path.last_full = now;
-            path.full_lost = 0;
-            path.size_probe.carried();
+            let bytes = usize::from(m.data_bytes) + usize::from(m.pad_bytes);
+            if bytes >= path.size.bytes() {
+                path.last_full = now;
+                path.full_lost = 0;
+                path.size_probe.carried();
+            }
             if overtook {
                 path.evidence.overtook_more();
                 path.window.spurious(lost_at);
@@ -304,7 +307,8 @@ impl Session {
         // A slow disk says nothing about the path; but time-outs must wait for it.
         path.window.measured(network, path.network.smoothed(), now);
         if counts {
-            path.answers.sample(rtt);
+            // However long a queue is: a node that dies is to be missed soon.
+            path.answers.sample(rtt.earlier(RTO_MAX));
         }
         self.answered_unmarked(from_path, now - rtt, now);
     }

@@ -73,6 +73,8 @@ pub struct Request {
     pub hole_of: Option<u8>,
     /// Fragments that arrived (in units that are not yet known to be wrong).
     pub received: u64,
+    /// Fragments up to the last one that brought data to this attempt. (Marks of zeros overtake data.)
+    pub data_up_to: u8,
     /// Fragments asked for and still expected: in flight on `path`, or parked there in phase `Pending`.
     pub outstanding: u64,
     /// When it was last held for lost.
@@ -145,15 +147,14 @@ impl Request {
         self.outstanding.count_ones()
     }
 
-    /// Whether a copy is out at the standby.
-    /// Whether something is missing before what arrived. Else the rest of the answer may still be to come: nodes send long answers, and the
-    /// last one of a turn, in pieces.
+    /// Whether something is missing before data that arrived. Else the rest of the answer may still be to come: nodes send long answers, and
+    /// the last one of a turn, in pieces.
     pub fn has_hole(&self) -> bool {
-        let last = u64::BITS - self.received.leading_zeros();
-        let before = u64::MAX.checked_shr(u64::BITS - last).unwrap_or(0);
+        let before = u64::MAX.checked_shr(u64::BITS - u32::from(self.data_up_to)).unwrap_or(0);
         self.outstanding & before != 0
     }
 
+    /// Whether a copy is out at the standby.
     pub fn is_hedged(&self) -> bool {
         self.hedge.outstanding != 0
     }
@@ -189,6 +190,9 @@ impl Request {
         }
         buffer[range.offset..range.offset + range.bytes].copy_from_slice(data);
         self.received |= bit;
+        if message.attempt == self.attempt {
+            self.data_up_to = self.data_up_to.max(message.fragment + 1);
+        }
         self.outstanding &= !bit;
         self.hedge.outstanding &= !bit;
         let sums = [message.unit_sum, message.second_unit_sum];
@@ -242,6 +246,7 @@ impl Request {
         if size == self.size {
             return;
         }
+        self.data_up_to = 0;
         let (old, units) = (self.size, self.length / UNIT_BYTES);
         let whole = |unit: usize| {
             unit < units && {

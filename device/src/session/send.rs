@@ -314,6 +314,7 @@ impl Session {
         let request = self.requests.get_mut(slot);
         let wanted = lowest(request.missing(), room);
         request.attempt = if request.sent { request.attempt.wrapping_add(1) } else { 0 };
+        request.data_up_to = 0;
         let message = Read {
             flags: flags(request.sent, instead),
             tag: path.at.tag,

@@ -5,6 +5,8 @@ use diskstream_wire::{FragmentSize, Nanos};
 
 use super::limits::{PATH_PROBE_AGAIN, PATH_PROBE_TRIES, PATH_PROBE_WAIT, PROBES_BELIEVED};
 
+/// A probe that settled a doubt so long ago has nothing to do with a new one. Guess.
+const PROBES_RECALLED: Nanos = Nanos(12 * PROBES_BELIEVED.0);
 /// Doublings of the wait of a path whose probes mislead; then it is some seven days. Guess.
 const MISLED_MAX: u32 = 10;
 
@@ -99,11 +101,11 @@ impl SizeProbe {
     /// Answers of the size in use did not come, and small ones did: does the path not carry them any more, or does the node only take
     /// its time? A node answers probes at once. Where they arrived and data still does not, the path is taken for one that carries less.
     pub fn doubt(&mut self, in_use: FragmentSize, now: Nanos) {
-        let believed = |since| now.since(since) < PROBES_BELIEVED;
-        if self.doubts || self.vouched.is_some_and(believed) {
+        let age = self.vouched.map(|since| now.since(since));
+        if self.doubts || age.is_some_and(|age| age < PROBES_BELIEVED) {
             return;
         }
-        let misled = self.vouched.is_some();
+        let misled = age.is_some_and(|age| age < PROBES_RECALLED);
         self.misled += u32::from(misled);
         let tries = if misled { PATH_PROBE_TRIES } else { 0 };
         (self.then, self.doubts) = (self.next, true);

@@ -114,7 +114,7 @@ impl Session {
         self.withdraw(slot);
         self.requests.enqueue(slot);
         if !answered {
-            self.full_size_lost(index, sent_at, now);
+            self.full_size_lost(index, slot, sent_at, now);
         }
     }
 
