@@ -351,7 +351,7 @@ impl Choice {
             }
             _ => return None,
         }
-        path.state = State::Copied { until: now + AGAIN };
+        (path.state, path.told) = (State::Copied { until: now + AGAIN }, None);
         let from = path.from;
         self.end_trial_of(id);
         Some(Verdict::Copied { from })
@@ -366,7 +366,7 @@ impl Choice {
         {
             return None;
         }
-        path.state = State::Refused { until: now + AGAIN };
+        (path.state, path.told) = (State::Refused { until: now + AGAIN }, None);
         let from = path.from;
         self.end_trial_of(id);
         Some(Verdict::Refused { from, error })
