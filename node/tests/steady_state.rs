@@ -182,7 +182,8 @@ fn measure(node: &RunningNode, load: &mut Load, threads: &[u32]) -> Hits {
     let allocations = || -> u64 { threads.iter().map(|&of| counting::allocations_of(of)).sum() };
     let locks = || lock::acquisitions("shard-");
     let before = (reads(), misses(), allocations(), locks(), figure("enters"), datagrams());
-    assert!(before.2 > 0, "the shards allocated at their start, and that was counted");
+    let counted = threads.iter().all(|&of| counting::allocations_of(of) > 0);
+    assert!(counted, "each shard allocated at its start, and that was counted");
     let served = |now: Vec<u64>| -> Vec<u64> {
         now.into_iter().zip(&before.0).map(|(now, then)| now - then).collect()
     };

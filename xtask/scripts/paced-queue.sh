@@ -8,7 +8,7 @@
 # round measures each load with `--pace off` and with a pace a tenth below the port; who begins changes. A line for each:
 # what the port dropped, what devices asked for again, their rate and latencies.
 #
-# Needs root and iproute2. All of it is in namespaces of this run's own, which end with it. Ends with 77 where the host cannot
+# Needs root, iproute2 and ethtool. All of it is in namespaces of this run's own, which end with it. Ends with 77 where the host cannot
 # do it.
 set -eu
 
@@ -22,7 +22,7 @@ cannot() {
 }
 
 space() { # a namespace of its own, by the process that keeps it
-    unshare --net sleep 600 &
+    unshare --net sleep infinity &
     kept=$!
     while [ "$(readlink "/proc/$kept/ns/net")" = "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
 }
@@ -36,6 +36,8 @@ bridge() {
     for end in uplink port; do ip link set "$end" master switch up; done
     ip link set switch up
     nsenter --net="/proc/$nodes/ns/net" sh -c "ip link set lo up; ip addr add $node/24 dev eth0; ip link set eth0 up"
+    # A card sends datagrams, and the port's queue is to hold datagrams and count them.
+    nsenter --net="/proc/$nodes/ns/net" ethtool -K eth0 tx-udp-segmentation off
     nsenter --net="/proc/$fleets/ns/net" sh -c "ip addr add 10.80.0.2/24 dev eth0; ip link set eth0 up"
 }
 
@@ -88,7 +90,7 @@ if [ "${3-}" = inside ]; then
     exit
 fi
 
-for program in ip tc nsenter unshare; do
+for program in ethtool ip tc nsenter unshare; do
     command -v "$program" > /dev/null || cannot "$program is not installed"
 done
 [ "$(id -u)" = 0 ] || cannot "needs root for network namespaces"

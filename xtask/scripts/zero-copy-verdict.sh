@@ -8,7 +8,8 @@
 # the datagrams arrive, in another namespace of this kernel, which has to copy them for that. `sink`: a rule on the node's
 # interface drops the datagrams with 8 KiB of data where a card would have taken them, before anybody copies. The first
 # answers to probes of that size arrive, so that devices ask for such datagrams; later ones do not, so that they give up on
-# them. Everything else arrives (long trains of smaller datagrams are longer than that, too): devices log in, read and stay.
+# them. So are long trains of smaller datagrams, which the rule cannot tell from one; everything else arrives: devices log in,
+# read and stay.
 #
 # Needs root, Linux 6.15, iproute2, nftables and 72 free pages of 2 MiB. All of it is in namespaces of this run's own, which end
 # with it; reserved pages are given back. Ends with 77 where the host cannot do it.
