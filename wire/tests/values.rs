@@ -186,7 +186,14 @@ fn marks_and_abilities() {
     let both = Flags::DRAINING.with(Flags::SINGLE);
     assert!(both.has(Flags::DRAINING) && both.has(Flags::SINGLE) && both.has(Flags::NONE));
     assert!(!both.has(Flags::HEDGED) && !both.has(Flags::HEDGED.with(Flags::SINGLE)));
-    let marks = [Flags::DRAINING, Flags::AUTHENTICATED, Flags::SINGLE, Flags::HEDGED, Flags::AGAIN];
+    let marks = [
+        Flags::DRAINING,
+        Flags::AUTHENTICATED,
+        Flags::SINGLE,
+        Flags::HEDGED,
+        Flags::AGAIN,
+        Flags::QUEUED,
+    ];
     for (bit, mark) in marks.into_iter().enumerate() {
         assert_eq!(mark.0, 1 << bit, "{}", Flags::NAMES[bit]);
     }

@@ -4,11 +4,12 @@
 #     sudo xtask/scripts/paced-queue.sh target/release 3      # three rounds
 #
 # A node and a fleet of devices in two namespaces, a bridge between them in a third. The bridge's port to the fleet is a token
-# bucket of 1 Gbit/s that holds 256 KiB, as a port of a small switch does; the node's own link is as fast as the processor. Each
-# round measures each load with `--pace off` and with a pace a tenth below the port; who begins changes. A line for each:
-# what the port dropped, what devices asked for again, their rate and latencies.
+# bucket of 1 Gbit/s that holds 256 KiB, as a port of a small switch does; the node's own link is as fast as the processor. What
+# the node sends at once stays in one piece up to there, so the port drops whole trains (of up to 45 datagrams), and counts them.
+# Each round measures each load with `--pace off` and with a pace a tenth below the port; who begins changes. For each: what the
+# port dropped, what devices asked for again, their rate and latencies.
 #
-# Needs root, iproute2 and ethtool. All of it is in namespaces of this run's own, which end with it. Ends with 77 where the host cannot
+# Needs root and iproute2. All of it is in namespaces of this run's own, which end with it. Ends with 77 where the host cannot
 # do it.
 set -eu
 
@@ -36,8 +37,6 @@ bridge() {
     for end in uplink port; do ip link set "$end" master switch up; done
     ip link set switch up
     nsenter --net="/proc/$nodes/ns/net" sh -c "ip link set lo up; ip addr add $node/24 dev eth0; ip link set eth0 up"
-    # A card sends datagrams, and the port's queue is to hold datagrams and count them.
-    nsenter --net="/proc/$nodes/ns/net" ethtool -K eth0 tx-udp-segmentation off
     nsenter --net="/proc/$fleets/ns/net" sh -c "ip addr add 10.80.0.2/24 dev eth0; ip link set eth0 up"
 }
 
@@ -64,8 +63,7 @@ measure() {
         > "$folder/table" 2> "$folder/err" || { cat "$folder/err" >&2; exit 1; }
     queue=$(tc -s qdisc show dev port)
     drops=$(echo "$queue" | sed -n 's/.*(dropped \([0-9]*\).*/\1/p' | head -1)
-    sent=$(echo "$queue" | sed -n 's/.*Sent [0-9]* bytes \([0-9]*\) pkt.*/\1/p' | head -1)
-    echo "$load, pace $pace: $drops of $((sent + drops)) dropped at the port"
+    echo "$load, pace $pace: $drops trains dropped at the port"
     sed -n -E 's/^ +(MiB|latency|requests)/    \1/p' "$folder/table"
     kill -TERM "$served"
     wait "$served" || :
@@ -90,7 +88,7 @@ if [ "${3-}" = inside ]; then
     exit
 fi
 
-for program in ethtool ip tc nsenter unshare; do
+for program in ip tc nsenter unshare; do
     command -v "$program" > /dev/null || cannot "$program is not installed"
 done
 [ "$(id -u)" = 0 ] || cannot "needs root for network namespaces"

@@ -57,7 +57,9 @@ pub fn failures(text: &str) -> Vec<String> {
                 said.push(line.trim());
             }
         }
-        let end = &said[said.len().saturating_sub(LINES_OF_A_TEST)..];
+        // Whom a panic's line names is enough; who called that, the log tells.
+        let told = said.iter().position(|&line| line == "stack backtrace:").unwrap_or(said.len());
+        let end = &said[told.saturating_sub(LINES_OF_A_TEST)..told];
         all.push(format!("{name}\n  {}", end.join("\n  ")));
     }
     all
@@ -125,6 +127,8 @@ running 9 tests: 9 passed is no closing line";
   stderr ───
     thread 'the_hit_path' panicked at node/tests/steady_state.rs:192:5:
     the node allocates on the hit path
+    stack backtrace:
+       0: __rustc::rust_begin_unwind
 
         SLOW [> 60.000s] (   ) a::b slow
         PASS [  61.000s] (3/3) a::b slow
