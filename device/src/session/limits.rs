@@ -137,6 +137,11 @@ pub const STORE_ERRORS_MOVE: u32 = 3;
 /// Wait before a range that a node's store refused is asked for again there.
 pub const STORE_ERROR_WAIT: Nanos = Nanos::from_millis(50);
 
+/// Longest time between keep-alives to a node that says that reads are queued there. Derived: thousands of devices shall not fill what
+/// the node has left with keep-alives (4,096 of them at 6 ms each did, and got next to nothing else), and a node that dies
+/// meanwhile is missed so much later.
+pub const QUEUE_WAIT_MAX: Nanos = Nanos::from_millis(500);
+
 /// Bounds of the keep-alive interval that a node may set.
 pub const KEEP_ALIVE_BOUNDS: (Nanos, Nanos) = (Nanos::from_secs(1), Nanos::from_secs(300));
 /// Wait for the answer to a path probe.

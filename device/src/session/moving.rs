@@ -12,9 +12,7 @@ use std::net::SocketAddr;
 use diskstream_wire::{CloseReason, FragmentSize, Nanos};
 
 use super::event::{DiskInfo, Event, MoveCause, StandbyEnd};
-use super::limits::{
-    FULL_SIZE_LOST_MAX, PROBE_INTERVAL, REBALANCE_SPREAD, RTO_MAX, STEP_RETRY_FIRST,
-};
+use super::limits::{FULL_SIZE_LOST_MAX, PROBE_INTERVAL, REBALANCE_SPREAD, STEP_RETRY_FIRST};
 use super::path::{Opening, Path};
 use super::request::Phase;
 use super::seek::{Context, Seek};
@@ -289,10 +287,10 @@ impl Session {
         }
     }
 
-    /// The node has reads of this session that wait for their turn: it is asked about them again later, and before its silence would count.
+    /// The node has reads of this session that wait for their turn: it is asked about them again later.
     pub(super) fn wait_for_queued(&mut self, index: usize, now: Nanos) {
-        let Some(path) = &self.paths[index] else { return };
-        let later = now + Nanos(path.answers.timeout().earlier(RTO_MAX).0 / 2);
+        let Some(path) = &mut self.paths[index] else { return };
+        let later = now + path.told_queued();
         for slot in 0..self.requests.capacity() {
             let request = self.requests.get(slot);
             let waits = request.phase == Phase::Asked && usize::from(request.path) == index;

@@ -13,8 +13,8 @@ use diskstream_wire::{CloseReason, FragmentSize, Nanos};
 use super::evidence::Evidence;
 use super::limits::{
     CLOSE_INTERVAL, CLOSE_TRIES_MAX, IDLE_RESTART, LEAVE_PATIENCE, LOST_AFTER_PROBES,
-    PROBE_INTERVAL, PROBE_INTERVAL_LOST_MAX, PROBE_INTERVAL_MAX, PROBES_SILENT_MAX, SILENCE_MIN,
-    STANDBY_CHECK,
+    PROBE_INTERVAL, PROBE_INTERVAL_LOST_MAX, PROBE_INTERVAL_MAX, PROBES_SILENT_MAX, QUEUE_WAIT_MAX,
+    SILENCE_MIN, STANDBY_CHECK,
 };
 use super::random::Random;
 use super::rtt::Rtt;
@@ -118,6 +118,8 @@ pub struct Path {
     pub last_heard: Nanos,
     /// When a fragment of the present size last arrived.
     pub last_full: Nanos,
+    /// The node said that reads are queued, and answered none since: how long to wait until it is asked again. Doubles each time.
+    pub queue_wait: Nanos,
     /// Full-size answers in a row that were lost while small datagrams arrived.
     pub full_lost: u32,
     last_asked: Nanos,
@@ -149,6 +151,7 @@ impl Path {
             ignored: 0,
             last_heard: now,
             last_full: Nanos::ZERO,
+            queue_wait: Nanos::ZERO,
             full_lost: 0,
             last_asked: now,
             receive_buffer_bytes,
@@ -356,6 +359,13 @@ impl Path {
             self.evidence.answered(sent_at);
         }
         Some(sent_at)
+    }
+
+    /// Reads are queued at the node; gives how long to leave it alone.
+    pub fn told_queued(&mut self) -> Nanos {
+        let doubled = Nanos(self.queue_wait.0 * 2);
+        self.queue_wait = doubled.max(self.answers.timeout()).earlier(QUEUE_WAIT_MAX);
+        self.queue_wait
     }
 
     /// Begins to say goodbye: once to a node that does not answer, in case that only its answers are lost.

@@ -293,6 +293,7 @@ impl Session {
             return;
         }
         path.ignored = 0;
+        path.queue_wait = Nanos::ZERO;
         path.evidence.answered(request.sent_at);
         path.window.answered(request.sent_at);
         if request.repeats_loss {
@@ -507,8 +508,9 @@ impl Session {
         if let Some(sent_at) = path.keep_alive_answered(m.sequence, queued) {
             let rtt = now.since(sent_at);
             path.network.sample(rtt);
-            if !queued {
-                path.answers.sample(rtt);
+            // One that overtook reads says how long answers take only where that is longer than was thought.
+            if !queued || rtt > path.answers.smoothed() {
+                path.answers.sample(rtt.earlier(RTO_MAX));
             }
             path.fresh = false;
             if self.serving == Some(index) && self.read_longest <= self.longest_told {

@@ -78,7 +78,8 @@ impl Session {
             (usize::from(request.path), request.sent_at, request.answered);
         let may_wait = !answered || !request.has_hole();
         let path = self.paths[index].as_mut().expect("asked requests name a live path");
-        if !answered {
+        // While reads are queued there, only an unanswered keep-alive says that it is silent.
+        if !answered && path.queue_wait == Nanos::ZERO {
             path.unanswered(sent_at, now);
         }
         let suspect = path.is_suspect();
