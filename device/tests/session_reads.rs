@@ -352,16 +352,17 @@ fn what_waits_for_its_turn_at_the_node_is_not_asked_for_twice() {
     let mut world = opened();
     world.read(0, 1 << 20, ms(500));
     // Longer than any time-out that was learnt; answers to keep-alives overtake what waits.
-    world.node(1).reads = Reads::Queued(ms(80));
+    world.node(1).reads = Reads::Queued(ms(400));
     let keep_alives = world.node(1).keep_alives.len();
     let tokens: Vec<_> = (0..8).map(|n| (world.start_read(n * 65_536, 32_768), n)).collect();
     for (token, n) in tokens {
-        world.finish_read(token, n * 65_536, Nanos::from_secs(1));
+        world.finish_read(token, n * 65_536, Nanos::from_secs(2));
     }
     assert_eq!(world.session.counters().retries, 0);
     assert_eq!(world.session.counters().size_fallbacks, 0);
     let asked = world.node(1).keep_alives.len() - keep_alives;
-    assert!((1..20).contains(&asked), "{asked}");
+    // Ever more seldom: thousands of devices wait at a node that has a long queue.
+    assert!((1..12).contains(&asked), "{asked}");
 }
 
 #[test]
