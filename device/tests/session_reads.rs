@@ -366,6 +366,31 @@ fn what_waits_for_its_turn_at_the_node_is_not_asked_for_twice() {
 }
 
 #[test]
+fn a_node_that_dies_while_reads_are_queued_there_is_left_soon_on_a_lossy_path_too() {
+    let mut world = World::new(2, IMAGE);
+    world.open();
+    world.read(0, 1 << 20, ms(500));
+    world.run_for(Nanos::from_secs(1));
+    let mut left = 1;
+    // A hole: from here on what is late is asked again at once, without the answer to a keep-alive.
+    world.set_network(move |packet, _| {
+        let hole = packet.to_device() && packet.kind() == ReadData::KIND && left > 0;
+        left -= u32::from(hole);
+        if hole { Fate::Drop } else { Fate::Deliver }
+    });
+    world.read(0, 32_768, ms(500));
+    world.node(1).reads = Reads::Queued(Nanos::from_secs(20));
+    let token = world.start_read(1 << 20, 32_768);
+    world.run_for(ms(100));
+    world.node(1).down = true;
+    let after = world.start_read(2 << 20, 32_768);
+    world.finish_read(token, 1 << 20, Nanos::from_secs(2));
+    world.finish_read(after, 2 << 20, Nanos::from_secs(2));
+    world.run_for(Nanos::from_secs(2));
+    assert_eq!(world.session.counters().moves, 1);
+}
+
+#[test]
 fn a_lost_end_of_an_answer_costs_a_keep_alive_and_no_time_out() {
     let mut world = opened();
     world.read(0, 1 << 20, ms(500));

@@ -357,6 +357,7 @@ impl Path {
         let sent_at = self.keeping.unanswered.take()?;
         if !queued {
             self.evidence.answered(sent_at);
+            self.queue_wait = Nanos::ZERO;
         }
         Some(sent_at)
     }

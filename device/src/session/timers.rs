@@ -78,9 +78,12 @@ impl Session {
             (usize::from(request.path), request.sent_at, request.answered);
         let may_wait = !answered || !request.has_hole();
         let path = self.paths[index].as_mut().expect("asked requests name a live path");
-        // While reads are queued there, only an unanswered keep-alive says that it is silent.
+        // While reads are queued there, only an unanswered keep-alive says that it is silent: so one is sent, also where what
+        // follows asks again at once.
         if !answered && path.queue_wait == Nanos::ZERO {
             path.unanswered(sent_at, now);
+        } else if !answered {
+            path.check_soon(now);
         }
         let suspect = path.is_suspect();
         let asks_on = !suspect && !path.is_leaving();
